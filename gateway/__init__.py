@@ -1,0 +1,1 @@
+"""The edge: Envoy's configuration, the generated descriptor set and the small service that answers for the whole."""

@@ -1,0 +1,1 @@
+"""The server half of Watchword: one package per context, each run as `python -m services.<context>`."""

@@ -1,0 +1,209 @@
+"""The edge of a service: what surrounds every RPC, wrapped around it once, at registration.
+
+deadline → caller → access → limits → validation → the call → its failure → one log line. A handler takes the request and a `Call`, returns the
+response or raises a leaf of `watchword.errors`; it never sees grpc. Whatever else it raises, the caller gets INTERNAL and a request id, nothing more.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+import structlog
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from services.chassis.access import Gate, LimitClass, Rule, rule_of
+from services.chassis.audit import AuditEvent
+from services.chassis.call import Call, CallerKind, Once
+from services.chassis.limits import Limits
+from services.chassis.validation import Validator
+from watchword import status
+from watchword.errors import DeadlineExceeded, Internal, InvalidRequest, PermissionDenied, ShuttingDown, Unauthenticated, WatchwordError
+
+DEFAULT_DEADLINE = 2.0  # seconds, for callers that name none
+CREDENTIAL_DEADLINE = 10.0  # seconds: a password hash takes a quarter of one, and may have to queue
+MAX_DEADLINE = 30.0  # seconds
+KEEP = 0.02  # seconds of the deadline kept for the answer's way back
+
+Handler = Callable[[Any, Call], Awaitable[Message]]
+Note = Callable[..., Awaitable[None]]
+Context = grpc.aio.ServicerContext[Any, Any]
+
+log = structlog.get_logger()
+
+
+class Malformed:
+    """What the deserializer makes of bytes that are no message."""
+
+
+class Activity:
+    """What the drain wants to know: calls in flight, and when the last one came."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.last_arrival = time.monotonic()
+        self.closed = False
+
+
+class Edge:
+    """Wraps the methods of servicers."""
+
+    def __init__(self, gate: Gate, limits: Limits, *, note: Note | None = None) -> None:
+        self._gate = gate
+        self._limits = limits
+        self._note = note
+        self._validator = Validator()
+        self.activity = Activity()
+
+    def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+        """Return grpc's handler of all methods of `service`. Raises AccessUndeclared, AttributeError for a method that is not there."""
+        methods = {method.name: self._method(method, getattr(servicer, method.name)) for method in service.methods}
+        return grpc.method_handlers_generic_handler(service.full_name, methods)
+
+    def _method(self, method: MethodDescriptor, handler: Handler) -> "grpc.RpcMethodHandler[Any, Any]":
+        rule = rule_of(method)
+        name = f"/{method.containing_service.full_name}/{method.name}"
+        self._gate.accept(name, rule)
+        request_class = GetMessageClass(method.input_type)
+
+        def deserialize(raw: bytes) -> Message | Malformed:
+            try:
+                return request_class.FromString(raw)
+            except (DecodeError, RecursionError):
+                return Malformed()
+
+        return grpc.unary_unary_rpc_method_handler(
+            self._wrap(name, rule, handler),
+            request_deserializer=deserialize,
+            response_serializer=lambda response: response.SerializeToString(),
+        )
+
+    def _wrap(self, name: str, rule: Rule, handler: Handler) -> Callable[[Any, Context], Awaitable[Message]]:
+        async def serve(request: Message | Malformed, context: Context) -> Message:
+            started = time.monotonic()
+            call = _call_of(name, rule, context, started)
+            self.activity.in_flight += 1
+            self.activity.last_arrival = started
+            failure: WatchwordError | None = None
+            try:
+                async with asyncio.timeout(max(call.remaining - KEEP, 0)):
+                    return await self._serve(rule, handler, request, call, context)
+            except WatchwordError as error:
+                failure = error
+            except TimeoutError:
+                failure = DeadlineExceeded()
+            except Exception:
+                log.exception("handler_failed", method=name, request_id=call.request_id)
+                failure = Internal()
+            finally:
+                self.activity.in_flight -= 1
+                _log_call(call, started, failure)
+            return await _abort(context, call, failure)
+
+        return serve
+
+    async def _serve(self, rule: Rule, handler: Handler, request: Message | Malformed, call: Call, context: Context) -> Message:
+        if self.activity.closed:
+            raise ShuttingDown
+        await self._admit(rule, call)
+        if isinstance(request, Malformed):
+            raise InvalidRequest("the request is not a message of this method")
+        self._validator.check(request)
+        call.once = _once_of(rule, request, call)
+        response = await handler(request, call)
+        if call.response_headers:
+            await context.send_initial_metadata(tuple(call.response_headers))
+        return response
+
+    async def _admit(self, rule: Rule, call: Call) -> None:
+        """Identify, limit, and let in or refuse; the refusal of a known caller is audited before it is answered."""
+        try:
+            call.caller = await self._gate.identify(rule, call.headers.get("authorization", ""))
+        except Unauthenticated:
+            await self._limits.take(LimitClass.READ if rule.limit is LimitClass.CHECK else rule.limit, "address", call.address)
+            raise
+        if not call.caller.is_peer:
+            await self._limits.take(rule.limit, "address", call.address)
+            if call.caller.kind is not CallerKind.ANONYMOUS:
+                await self._limits.take(rule.limit, call.caller.kind.value, call.caller.id)
+        try:
+            await self._gate.admit(rule, call.caller)
+        except PermissionDenied as error:
+            if self._note is not None:
+                await self._note(call, AuditEvent("access_denied", "method", call.method, outcome="failure", details={"reason": error.reason}))
+            raise
+
+
+def _call_of(name: str, rule: Rule, context: Context, started: float) -> Call:
+    headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    authorizations = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if len(authorizations) > 1:
+        headers["authorization"] = "several"  # parses as no bearer token
+    default = CREDENTIAL_DEADLINE if rule.limit is LimitClass.CREDENTIAL else DEFAULT_DEADLINE
+    asked = context.time_remaining()
+    return Call(
+        method=name,
+        request_id=_request_id(headers.get("x-request-id", "")),
+        address=_address(headers.get("x-forwarded-for", ""), context.peer()),
+        user_agent=headers.get("user-agent", "")[:1024],
+        deadline=started + min(default if asked is None else asked, MAX_DEADLINE),
+        headers=headers,
+    )
+
+
+def _request_id(given: str) -> str:
+    with contextlib.suppress(ValueError):
+        return str(UUID(given))
+    return str(uuid4())
+
+
+def _address(forwarded: str, peer: str) -> str:
+    """Envoy overwrites x-forwarded-for with the address it saw; without Envoy the peer is the address."""
+    if forwarded:
+        return forwarded.rpartition(",")[2].strip()[:64]
+    return peer.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0][:64]
+
+
+def _once_of(rule: Rule, request: Message, call: Call) -> Once | None:
+    text = getattr(request, "request_id", "") if rule.mutates else ""
+    if not text:
+        return None
+    return Once(UUID(text), call.method, hashlib.sha256(request.SerializeToString(deterministic=True)).digest())
+
+
+async def _abort(context: Context, call: Call, failure: WatchwordError) -> Message:
+    """End the call with `failure`. Headers that REST callers need travel in the trailers, which Envoy turns into headers."""
+    encoded = status.encode(failure, request_id=call.request_id)
+    trailers: list[tuple[str, str | bytes]] = [(status.DETAILS_KEY, encoded.SerializeToString())]
+    if failure.retry_after is not None:
+        trailers.append(("retry-after", str(max(1, -int(-failure.retry_after.total_seconds() // 1)))))
+    if isinstance(failure, Unauthenticated):
+        error = "" if failure.reason == "CREDENTIALS_MISSING" else ' error="invalid_token"'
+        trailers.append(("www-authenticate", f"Bearer{error}"))
+    await context.abort(status.grpc_code(failure), failure.text, tuple(trailers))
+    raise AssertionError("abort returns never")
+
+
+def _log_call(call: Call, started: float, failure: WatchwordError | None) -> None:
+    level = "error" if failure is not None and failure.reason == "INTERNAL" else "info" if failure else "debug"
+    getattr(log, level)(
+        "call_ended",
+        method=call.method,
+        outcome="OK" if failure is None else failure.code.name,
+        reason="" if failure is None else failure.reason,
+        caller=f"{call.caller.kind.value}:{call.caller.id}",
+        address=call.address,
+        request_id=call.request_id,
+        milliseconds=round((time.monotonic() - started) * 1000, 2),
+    )
+
+
+def services_of(servicers: Sequence[tuple[ServiceDescriptor, object]]) -> list[str]:
+    """Return the full names of what is served."""
+    return [service.full_name for service, _ in servicers]

@@ -1,0 +1,87 @@
+"""grpc.health.v1 fed by probes: `""` and each service name say ready, `live` says alive.
+
+Ready means that this instance can answer correctly, perhaps slowly. Redis alone never decides that, or one blip would empty the fleet. Liveness
+depends on nothing. Counting the probes that were answered NOT_SERVING tells the drain that the balancer has seen it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2
+from grpc_health.v1._async import HealthServicer
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+PROBE_EVERY = 0.5  # seconds
+PROBE_TIMEOUT = 1.0  # seconds
+UNREADY_AFTER = 2.0  # seconds of failing probes
+LIVE = "live"
+
+log = structlog.get_logger()
+
+
+class Health(HealthServicer):
+    """The health servicer, and what the drain wants to know of it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self._names = ("", *names)
+        self._ready = False
+        self._draining = False
+        self.refusals = 0
+        self.last_probe = 0.0
+
+    async def start(self) -> None:
+        """Be alive and not ready."""
+        await self.set(LIVE, SERVING)
+        await self._tell(NOT_SERVING)
+
+    async def Check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        """Answer a probe."""
+        if request.service != LIVE:
+            self.last_probe = time.monotonic()
+            self.refusals += self._draining
+        return await super().Check(request, context)
+
+    async def set_ready(self, ready: bool) -> None:
+        """Say whether this instance can answer."""
+        if ready != self._ready and not self._draining:
+            self._ready = ready
+            log.info("readiness_changed", ready=ready)
+            await self._tell(SERVING if ready else NOT_SERVING)
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING for good."""
+        self._draining = True
+        await self._tell(NOT_SERVING)
+
+    async def _tell(self, status: Any) -> None:
+        for name in self._names:
+            await self.set(name, status)
+
+
+@asynccontextmanager
+async def watched(health: Health, probe: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Keep readiness true to `probe` while inside."""
+    task = asyncio.create_task(_watch(health, probe), name="health")
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _watch(health: Health, probe: Callable[[], Awaitable[None]]) -> None:
+    last_good = -UNREADY_AFTER
+    while True:
+        try:
+            await asyncio.wait_for(probe(), PROBE_TIMEOUT)
+            last_good = time.monotonic()
+        except Exception as error:  # any failure of the probe is the same fact
+            log.warning("probe_failed", cause=type(error).__name__)
+        await health.set_ready(time.monotonic() - last_good < UNREADY_AFTER)
+        await asyncio.sleep(PROBE_EVERY)

@@ -1,0 +1,119 @@
+"""Rate limits shared by all instances through Redis: GCRA, one round trip a decision.
+
+The generic cell rate algorithm keeps one number per key, the theoretical arrival time: a burst of COUNT is free, then calls pass at COUNT per
+SECONDS. Checks are so many that each instance takes them in lots, so that most cost no round trip. When Redis does not answer, each instance
+keeps its own bucket at a share of the limit: degraded, never open. Source: ITU-T I.371.
+"""
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.chassis.access import LimitClass
+from services.chassis.redis import Redis, RedisDown, Script
+from services.chassis.settings import ChassisSettings
+from watchword.errors import RateLimited
+
+CHECK_LOT = 50  # checks taken at once
+SHARE = 2  # of how many instances one assumes to be, when Redis does not answer
+MAX_KEYS = 50_000  # of the instance's own buckets
+
+GCRA = Script("""
+    local interval, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+    local t = redis.call('TIME')
+    local now = t[1] * 1000000 + t[2]
+    local tat = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
+    local next_tat = tat + interval * cost
+    local wait = next_tat - now - interval * burst
+    if wait > 0 then return math.ceil(wait) end
+    redis.call('SET', KEYS[1], string.format('%d', next_tat), 'PX', math.ceil((next_tat - now) / 1000) + 1)
+    return 0
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`count` calls a `seconds`, all of them at once if need be."""
+
+    count: int
+    seconds: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Limit":
+        """Read COUNT/SECONDS."""
+        count, _, seconds = text.partition("/")
+        return cls(int(count), int(seconds))
+
+    @property
+    def interval(self) -> float:
+        """Microseconds between calls at the sustained rate."""
+        return self.seconds * 1_000_000 / self.count
+
+
+class Limits:
+    """Takes calls from their budgets."""
+
+    def __init__(self, redis: Redis, limits: Mapping[LimitClass, Limit], *, enabled: bool) -> None:
+        self._redis = redis
+        self._limits = limits
+        self._enabled = enabled
+        self._own: OrderedDict[str, float] = OrderedDict()
+        self._lots: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    @classmethod
+    def of(cls, settings: ChassisSettings, redis: Redis) -> "Limits":
+        """Read the limits from the settings."""
+        limits = {
+            LimitClass.READ: Limit.parse(settings.RATE_LIMIT_READ),
+            LimitClass.WRITE: Limit.parse(settings.RATE_LIMIT_WRITE),
+            LimitClass.CREDENTIAL: Limit.parse(settings.RATE_LIMIT_CREDENTIAL),
+            LimitClass.CHECK: Limit.parse(settings.RATE_LIMIT_CHECK),
+        }
+        return cls(redis, limits, enabled=settings.AUTH_RATE_LIMIT_ENABLED)
+
+    async def take(self, klass: LimitClass, kind: str, who: str) -> None:
+        """Take one call of `klass` from the budget of `who`. Raises RateLimited."""
+        if not self._enabled or klass is LimitClass.NONE or not who:
+            return
+        limit = self._limits[klass]
+        key = f"limit:{klass}:{kind}:{hashlib.sha256(who.encode()).hexdigest()[:32]}"
+        wait = await self._take_lot(key, limit) if klass is LimitClass.CHECK else await self._ask(key, limit, 1)
+        if wait > 0:
+            raise RateLimited(retry_after=timedelta(microseconds=wait))
+
+    async def _take_lot(self, key: str, limit: Limit) -> float:
+        left, until = self._lots.get(key, (0, 0.0))
+        if left > 0 and time.monotonic() < until:
+            self._lots[key] = (left - 1, until)
+            return 0
+        lot = max(1, min(CHECK_LOT, limit.count // 10))
+        wait = await self._ask(key, limit, lot)
+        if wait <= 0:
+            self._lots[key] = (lot - 1, time.monotonic() + limit.seconds)
+            self._lots.move_to_end(key)
+            if len(self._lots) > MAX_KEYS:
+                self._lots.popitem(last=False)
+        return wait
+
+    async def _ask(self, key: str, limit: Limit, cost: int) -> float:
+        """Return microseconds to wait, 0 if the call may pass."""
+        try:
+            return float(await self._redis.run(GCRA, [key], [f"{limit.interval:.3f}", limit.count, cost]))
+        except RedisDown:
+            return self._ask_own(key, limit, cost)
+
+    def _ask_own(self, key: str, limit: Limit, cost: int) -> float:
+        now = time.monotonic() * 1_000_000
+        interval = limit.interval * SHARE
+        next_arrival = max(self._own.get(key, now), now) + interval * cost
+        wait = next_arrival - now - max(interval * cost, interval * limit.count / SHARE)
+        if wait > 0:
+            return wait
+        self._own[key] = next_arrival
+        self._own.move_to_end(key)
+        if len(self._own) > MAX_KEYS:
+            self._own.popitem(last=False)
+        return 0

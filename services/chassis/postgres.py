@@ -1,0 +1,281 @@
+"""One context's Postgres: a bounded pool under the context's own role, and changes that happen once.
+
+A change is one transaction: the effect, its audit row, and the record under its request_id, so that a repeat within 24 hours gets the first
+result and causes nothing. Postgres refuses cross-context SQL, because the pool's sessions take the role `watchword_<context>`.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import asyncpg
+import msgspec
+import uuid_utils.compat as uuid_utils
+
+from services.chassis.audit import AuditEvent
+from services.chassis.call import Call, Once
+from services.chassis.migrate import latest
+from services.chassis.sealing import Sealer, derive
+from services.chassis.settings import ChassisSettings
+from services.chassis.tenancy import TenantId
+from watchword.errors import DependencyUnavailable, IdempotencyConflict, ResourceExhausted
+
+T = TypeVar("T")
+Row = asyncpg.Record
+Connection = Any  # asyncpg.pool.PoolConnectionProxy: its methods are a Connection's
+
+CONNECT_TIMEOUT = 2.0  # seconds
+ACQUIRE_TIMEOUT = 1.0  # seconds; beyond it the caller is better served by a quick refusal
+STATEMENT_TIMEOUT = 5.0  # seconds
+RESERVED_CONNECTIONS = 10  # left for operators and backups
+RECYCLE_AFTER = 3600.0  # seconds an idle connection lives
+UNREACHABLE = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+
+new_id = uuid_utils.uuid7
+
+
+class SchemaBehind(Exception):
+    """The migrations were not run."""
+
+
+class PoolTooLarge(Exception):
+    """The instances together could ask for more connections than Postgres has."""
+
+
+@dataclass(slots=True)
+class Change:
+    """The transaction of a change, as its effect sees it."""
+
+    connection: Connection
+    call: Call
+    events: list[AuditEvent] = field(default_factory=list)
+
+    def audit(self, event: AuditEvent) -> None:
+        """Add an audit row to this transaction."""
+        self.events.append(event)
+
+
+class Database:
+    """A context's door to Postgres. Every method raises DependencyUnavailable when Postgres does not answer."""
+
+    def __init__(self, pool: asyncpg.Pool, *, schema: str, sealer: Sealer) -> None:
+        self._pool = pool
+        self._schema = schema
+        self._sealer = sealer
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: ChassisSettings, schema: str) -> AsyncIterator["Database"]:
+        """Open a pool for `schema`; close it by force if it will not close in good time (asyncpg #1326, #1356)."""
+        size = settings.DATABASE_POOL_SIZE + settings.DATABASE_MAX_OVERFLOW
+        pool = await asyncpg.create_pool(
+            settings.DATABASE_URL.get_secret_value(),
+            min_size=1,
+            max_size=size,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=STATEMENT_TIMEOUT,
+            max_inactive_connection_lifetime=RECYCLE_AFTER,
+            statement_cache_size=settings.DATABASE_STATEMENT_CACHE_SIZE,
+            server_settings={
+                "application_name": f"watchword/{schema}/{settings.INSTANCE_ID[:40]} max={size}",
+                "role": f"watchword_{schema}",
+                "search_path": f"{schema},suite",
+                "lock_timeout": "1000",
+                "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
+                "idle_in_transaction_session_timeout": "10000",
+            },
+        )
+        try:
+            await _refuse_overcommitment(pool)
+            yield cls(pool, schema=schema, sealer=Sealer(derive(settings.SECURITY_SALT.get_secret_value(), f"once/{schema}")))
+        finally:
+            try:
+                await asyncio.wait_for(pool.close(), 2.0)
+            except (TimeoutError, *UNREACHABLE):
+                pool.terminate()
+
+    async def require_schema(self) -> None:
+        """Return if the schema is what this code needs. Raises SchemaBehind."""
+        for schema in ("suite", self._schema):
+            row = await self.fetch_row(f"SELECT max(version) AS version FROM {schema}.schema_migration")  # noqa: S608
+            if row is None or (row["version"] or 0) < latest(schema):
+                raise SchemaBehind(f"the schema {schema} is not current: run python -m services.chassis.migrate first")
+
+    async def ping(self) -> None:
+        """Ask Postgres for nothing."""
+        await self.fetch("SELECT 1")
+
+    async def fetch(self, sql: str, *args: object) -> list[Row]:
+        """Return all rows of one statement. A read that lost its connection is tried once more."""
+        try:
+            async with self.connection() as connection:
+                return list(await connection.fetch(sql, *args))
+        except DependencyUnavailable:
+            async with self.connection() as connection:
+                return list(await connection.fetch(sql, *args))
+
+    async def fetch_row(self, sql: str, *args: object) -> Row | None:
+        """Return the first row, or None."""
+        rows = await self.fetch(sql, *args)
+        return rows[0] if rows else None
+
+    async def execute(self, sql: str, *args: object) -> None:
+        """Run one statement that needs neither audit nor request_id."""
+        async with self.connection() as connection:
+            await connection.execute(sql, *args)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection."""
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT)
+        except TimeoutError:
+            raise self._exhausted() from None
+        except UNREACHABLE as error:
+            raise DependencyUnavailable from error
+        except asyncpg.TooManyConnectionsError:
+            raise ResourceExhausted("no database connection is free; try again") from None
+        try:
+            yield connection
+        except (asyncpg.InterfaceError, *UNREACHABLE) as error:
+            raise DependencyUnavailable from error
+        except (
+            asyncpg.QueryCanceledError,
+            asyncpg.LockNotAvailableError,
+            asyncpg.SerializationError,
+            asyncpg.DeadlockDetectedError,
+        ) as error:
+            raise DependencyUnavailable("the database is busy; try again") from error
+        finally:
+            await self._release(connection)
+
+    def _exhausted(self) -> Exception:
+        """A full pool is the callers' doing; an empty one that cannot connect is Postgres's."""
+        if self._pool.get_size() - self._pool.get_idle_size() >= self._pool.get_max_size():
+            return ResourceExhausted("no database connection is free; try again")
+        return DependencyUnavailable()
+
+    async def _release(self, connection: Connection) -> None:
+        try:
+            await self._pool.release(connection, timeout=1.0)
+        except (TimeoutError, asyncpg.InterfaceError, *UNREACHABLE):
+            connection.terminate()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Borrow a connection inside a transaction."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def change(self, call: Call, result: type[T], effect: Callable[[Change], Awaitable[T]]) -> T:
+        """Run `effect` in one transaction with its audit rows; with a request_id, once in 24 hours.
+
+        result  type of what the effect returns, kept (sealed) for repeats: None, or what msgspec can encode
+        Raises  IdempotencyConflict if the request_id was used for another request
+        """
+        async with self.transaction() as connection:
+            if call.once is not None:
+                kept = await self._claim(connection, call, call.once)
+                if kept is not None:
+                    return msgspec.json.decode(kept, type=result)
+            change = Change(connection, call)
+            outcome = await effect(change)
+            await record(connection, self._schema, call, change.events)
+            if call.once is not None:
+                await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
+        return outcome
+
+    async def note(self, call: Call, *events: AuditEvent) -> None:
+        """Write audit rows of something that changed nothing, such as a refusal."""
+        async with self.transaction() as connection:
+            await record(connection, self._schema, call, events)
+
+    async def _claim(self, connection: Connection, call: Call, once: Once) -> bytes | None:
+        """Take the request_id for this call, or return what was kept under it. Waits for a running twin."""
+        key = (call.caller.tenant_id, call.caller.id, once.request_id)
+        taken = await connection.fetchrow(_CLAIM, *key, once.method, once.fingerprint, datetime.now(UTC))
+        if taken is not None:
+            return None
+        row = await connection.fetchrow(_KEPT, *key)
+        if row is None or row["method"] != once.method or row["fingerprint"] != once.fingerprint:
+            raise IdempotencyConflict
+        return self._sealer.open(row["result"], bound_to=_binding(call, once))
+
+    async def _keep(self, connection: Connection, call: Call, once: Once, encoded: bytes) -> None:
+        sealed = self._sealer.seal(encoded, bound_to=_binding(call, once))
+        await connection.execute(_KEEP, call.caller.tenant_id, call.caller.id, once.request_id, sealed)
+
+    async def forget_requests(self) -> None:
+        """Delete request records older than 24 hours."""
+        await self.execute("DELETE FROM request WHERE create_time < now() - interval '24 hours'")
+
+
+_CLAIM = """
+    INSERT INTO request AS r (tenant_id, caller_id, request_id, method, fingerprint, create_time)
+    VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (tenant_id, caller_id, request_id) DO UPDATE
+        SET method = excluded.method, fingerprint = excluded.fingerprint, create_time = excluded.create_time, result = NULL
+        WHERE r.create_time < excluded.create_time - interval '24 hours'
+    RETURNING 1
+"""
+_KEPT = "SELECT method, fingerprint, result FROM request WHERE tenant_id = $1 AND caller_id = $2 AND request_id = $3"
+_KEEP = "UPDATE request SET result = $4 WHERE tenant_id = $1 AND caller_id = $2 AND request_id = $3"
+_RECORD = """
+    INSERT INTO suite.audit_event
+        (id, tenant_id, event_time, context, type, outcome, actor_type, actor_id, target_type, target_id, address, request_id, details)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+"""
+
+
+def _binding(call: Call, once: Once) -> bytes:
+    return b"|".join((call.caller.tenant_id.bytes, call.caller.id.encode(), once.request_id.bytes))
+
+
+async def record(connection: Connection, context: str, call: Call, events: Sequence[AuditEvent]) -> None:
+    """Insert audit rows."""
+    for event in events:
+        await connection.execute(
+            _RECORD,
+            new_id(),
+            event.tenant_id or call.caller.tenant_id,
+            datetime.now(UTC),
+            context,
+            event.type,
+            event.outcome,
+            event.actor_type or call.caller.kind.value,
+            event.actor_id or call.caller.id,
+            event.target_type,
+            event.target_id,
+            call.address,
+            call.request_id,
+            msgspec.json.encode(event.details).decode(),
+        )
+
+
+async def bump(connection: Connection, tenant_id: TenantId) -> int:
+    """Return the tenant's next revision. Call it late: it makes the tenant's changes wait for one another until commit."""
+    revision: int = await connection.fetchval("SELECT suite.bump_revision($1)", tenant_id)
+    return revision
+
+
+async def _refuse_overcommitment(pool: asyncpg.Pool) -> None:
+    """Every session says in its application_name how large its pool may grow; the sum must fit. Raises PoolTooLarge."""
+    async with pool.acquire() as connection:
+        limit = int(await connection.fetchval("SHOW max_connections"))
+        names = await connection.fetch("SELECT DISTINCT application_name AS name FROM pg_stat_activity WHERE application_name LIKE 'watchword/%'")
+    wanted = sum(int(match[1]) for row in names if (match := re.search(r" max=(\d+)$", row["name"])))
+    if wanted > limit - RESERVED_CONNECTIONS:
+        raise PoolTooLarge(
+            f"the instances' pools may take {wanted} connections, Postgres has {limit} and keeps {RESERVED_CONNECTIONS} for operators:"
+            " lower DATABASE_POOL_SIZE or DATABASE_MAX_OVERFLOW, run fewer instances, or raise max_connections"
+        )

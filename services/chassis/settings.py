@@ -1,0 +1,222 @@
+"""Settings: read once from the environment, under the names that the deployment guide gives them, into frozen objects.
+
+Every setting NAME may instead be given as NAME_FILE, the path of a file that holds the value. Whatever is wrong, missing or unknown is listed
+at once, each with the way to mend it. Secrets are never printed: their type hides them.
+"""
+
+import difflib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+S = TypeVar("S", bound="ChassisSettings")
+
+# A misspelt name is recognised by these beginnings; other programs' variables are none of our business.
+FAMILIES = (
+    "APP_",
+    "DATABASE_",
+    "REDIS_",
+    "JWT_",
+    "SECURITY_",
+    "CORS_",
+    "AUTH_RATE_",
+    "RATE_LIMIT_",
+    "SMTP_",
+    "BCRYPT_",
+    "PASSWORD_",
+    "TOKEN_",
+    "SERVICE_KEY",
+)
+FOREIGN = frozenset({"APP_HOME", "DATABASE_READ_URL", "REDIS_VERSION", "REDIS_HOME"})  # names that base images are known to set
+WEAK = frozenset({"changeme", "change-me", "secret", "password", "test", "your-same-salt-on-all-instances", "placeholder", "replace-me"})
+
+
+class SettingsError(Exception):
+    """The environment is not usable; `problems` say why, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(["the settings are not usable:", *(f"  - {problem}" for problem in problems)]))
+
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
+    return value
+
+
+def _rate(value: str) -> str:
+    count, _, seconds = value.partition("/")
+    if not (count.isdigit() and seconds.isdigit() and int(count) > 0 and int(seconds) > 0):
+        raise ValueError("must be COUNT/SECONDS, such as 60/60 for sixty a minute")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Rate = Annotated[str, AfterValidator(_rate)]
+
+
+class ChassisSettings(BaseModel):
+    """What every service reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    # Which secrets production refuses when they are short or well known.
+    strong_secrets: ClassVar[tuple[str, ...]] = ("SECURITY_SALT",)
+
+    APP_ENV: Literal["development", "staging", "production"] = "development"
+    APP_NAME: str = "Auth Server"
+    APP_VERSION: str = "1.0.0"
+    DATABASE_URL: SecretStr
+    DATABASE_POOL_SIZE: int = Field(5, ge=1, le=100)
+    DATABASE_MAX_OVERFLOW: int = Field(5, ge=0, le=200)
+    DATABASE_STATEMENT_CACHE_SIZE: int = Field(100, ge=0)
+    REDIS_URL: SecretStr
+    REDIS_POOL_SIZE: int = Field(20, ge=1, le=1000)
+    SECURITY_SALT: SecretStr
+    AUTH_RATE_LIMIT_ENABLED: bool = True
+    RATE_LIMIT_READ: Rate = "1200/60"
+    RATE_LIMIT_WRITE: Rate = "300/60"
+    RATE_LIMIT_CREDENTIAL: Rate = "60/60"
+    RATE_LIMIT_CHECK: Rate = "60000/60"
+    GRPC_ADDRESS: Address = "127.0.0.1:50051"
+    INTERNAL_GRPC_ADDRESS: Address = "127.0.0.1:9090"
+    INSTANCE_ID: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", max_length=100)
+    SERVICE_KEY: SecretStr
+    SERVICE_PUBLIC_KEYS: str
+    TLS_CERT: str = ""
+    TLS_KEY: SecretStr = SecretStr("")
+    TLS_CLIENT_CA: str = ""
+    TLS_CA: str = ""
+    ALLOW_PLAINTEXT: bool = False
+    PUBLIC_BASE_URL: str = "http://127.0.0.1:8080"
+    TOKEN_ISSUER: str = ""
+    TOKEN_AUDIENCE: str = Field("watchword", min_length=1)
+    REFLECTION: bool = True
+    DRAIN_TIMEOUT: float = Field(20.0, ge=0, le=300)
+    LOG_LEVEL: Literal["debug", "info", "warning", "error"] = "info"
+    LOG_FORMAT: Literal["json", "console"] = "json"
+
+    @field_validator("PUBLIC_BASE_URL")
+    @classmethod
+    def _base_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")) or value.count("/") > 2 + value.rstrip("/").count("/", 8):
+            raise ValueError("must be a URL such as https://auth.example.com")
+        return value.rstrip("/")
+
+    @field_validator("SECURITY_SALT")
+    @classmethod
+    def _salt(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value():
+            raise ValueError("must not be empty; make one with: openssl rand -base64 48")
+        return value
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of the suite's tokens."""
+        return self.TOKEN_ISSUER or self.PUBLIC_BASE_URL
+
+    def problems(self) -> Iterator[str]:
+        """Yield what only the settings together show."""
+        if bool(self.TLS_CERT) != bool(self.TLS_KEY.get_secret_value()):
+            yield "TLS_CERT and TLS_KEY go together: set both or neither"
+        if self.APP_ENV != "production":
+            return
+        for name in self.strong_secrets:
+            value: SecretStr = getattr(self, name)
+            if _is_weak(value.get_secret_value()):
+                yield f"{name} is weak, and APP_ENV is production: use at least 32 random characters, such as from: openssl rand -base64 48"
+        host = self.GRPC_ADDRESS.rpartition(":")[0]
+        if host not in ("127.0.0.1", "localhost", "[::1]") and not self.TLS_CERT and not self.ALLOW_PLAINTEXT:
+            yield "GRPC_ADDRESS is reachable from outside without TLS: set TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=true behind a mesh that encrypts"
+
+
+def _is_weak(secret: str) -> bool:
+    folded = secret.lower()
+    return len(secret) < 32 or any(word in folded for word in WEAK) or len(set(secret)) < 10
+
+
+def _all_classes() -> list[type[ChassisSettings]]:
+    from services.identity.settings import IdentitySettings  # noqa: PLC0415  (they import this module)
+    from services.token.settings import TokenSettings  # noqa: PLC0415
+
+    return [ChassisSettings, IdentitySettings, TokenSettings]
+
+
+def known_names() -> frozenset[str]:
+    """Return every setting of every service; shared environments may hold them all. CORS_ORIGINS is Envoy's."""
+    return frozenset(name for cls in _all_classes() for name in cls.model_fields) | {"CORS_ORIGINS"}
+
+
+def load(cls: type[S], environment: Mapping[str, str] | None = None) -> S:
+    """Read `cls` from the environment. Raises SettingsError with every problem there is."""
+    environment = os.environ if environment is None else environment
+    problems = list(_unknown(environment))
+    values: dict[str, Any] = {}
+    for name in cls.model_fields:
+        try:
+            value = _value(environment, name)
+        except (OSError, ValueError) as error:
+            problems.append(f"{name}_FILE: {error}")
+            continue
+        if value is not None:
+            values[name] = value
+    unreadable = {problem.split("_FILE:")[0] for problem in problems}
+    try:
+        settings = cls(**values)
+    except ValidationError as error:
+        problems.extend(text for text in _explain(error) if text.split(" ")[0] not in unreadable)
+        raise SettingsError(problems) from None
+    problems.extend(settings.problems())
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def read_value(name: str, environment: Mapping[str, str] | None = None) -> str:
+    """Read one required setting, for commands that need no more. Raises SettingsError."""
+    try:
+        value = _value(os.environ if environment is None else environment, name)
+    except ValueError as error:
+        raise SettingsError([f"{name}_FILE: {error}"]) from None
+    if value is None:
+        raise SettingsError([f"{name} is missing: set {name} or {name}_FILE"])
+    return value
+
+
+def _value(environment: Mapping[str, str], name: str) -> str | None:
+    plain, path = environment.get(name), environment.get(f"{name}_FILE")
+    if plain and path:
+        raise ValueError(f"{name} is set as well; keep one of them")
+    if not path:
+        return plain or None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError("the file is not UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"cannot read the file: {error.strerror}") from None
+
+
+def _unknown(environment: Mapping[str, str]) -> Iterator[str]:
+    known = known_names()
+    for name in sorted(environment):
+        base = name.removesuffix("_FILE")
+        if base in known or base in FOREIGN or not name.startswith(FAMILIES):
+            continue
+        close = difflib.get_close_matches(base, known, n=1, cutoff=0.8)
+        yield f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else "; remove it")
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_input=False, include_url=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "missing":
+            yield f"{name} is missing: set {name} or {name}_FILE"
+        else:
+            yield f"{name} {problem['msg'].removeprefix('Value error, ').replace('Input should be', 'should be')}"

@@ -1,0 +1,1 @@
+"""rbac: who holds which role, where, until when; and so, who may do what."""

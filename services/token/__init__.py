@@ -1,0 +1,1 @@
+"""The token context: issues, verifies, refreshes and revokes tokens."""

@@ -1,0 +1,218 @@
+"""What a token says, read strictly: one form, one meaning, or refused.
+
+The library below verifies signatures; it does not care for duplicate members, padding, types of members or sizes, and each of these has been an
+attack. So: sizes first, then exact base64url, then exact JSON, then exact members. Source: RFC 7515, RFC 7519, RFC 8725, RFC 9068.
+"""
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NoReturn
+from uuid import UUID
+
+MAX_TOKEN_BYTES = 8192  # read; 4096 are written
+MAX_INT = 253_402_300_799  # seconds: the end of year 9999
+TYPES = frozenset({"at+jwt", "application/at+jwt"})  # RFC 9068 section 4; media types ignore case
+LOGIN_CLIENT = "watchword"  # the client_id (which RFC 9068 requires) of the suite's own login
+_SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+_HEADER = frozenset({"alg", "kid", "typ"})
+
+
+class Malformed(Exception):
+    """Not a token of the form that this suite issues."""
+
+
+class SubjectKind(StrEnum):
+    """What a token's subject is."""
+
+    USER = "user"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The three members that a header may have."""
+
+    alg: str
+    kid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What an access token claims. Times are seconds since 1970."""
+
+    iss: str
+    sub: UUID
+    aud: tuple[str, ...]
+    exp: int
+    iat: int
+    jti: UUID
+    tenant_id: UUID
+    kind: SubjectKind
+    rev: int
+    client_id: UUID | None = None
+    sid: UUID | None = None
+    scope: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    auth_time: int = 0
+    acr: str = ""
+
+
+def split(token: str) -> tuple[Header, bytes, bytes, bytes]:
+    """Return header, payload, what is signed, and signature of a compact JWS. Raises Malformed."""
+    if len(token) > MAX_TOKEN_BYTES or not token.isascii():
+        raise Malformed
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise Malformed
+    head, body, signature = (_decode(part) for part in parts)
+    return _header(head), body, token.rpartition(".")[0].encode("ascii"), signature
+
+
+def parse(body: bytes) -> Claims:
+    """Return the claims of a payload whose signature was verified. Raises Malformed."""
+    claims = _object(body)
+    client = _text(claims, "client_id")
+    return Claims(
+        iss=_text(claims, "iss"),
+        sub=_uuid(claims, "sub"),
+        aud=_audience(claims.get("aud")),
+        exp=_seconds(claims, "exp"),
+        iat=_seconds(claims, "iat"),
+        jti=_uuid(claims, "jti"),
+        tenant_id=_uuid(claims, "tenant_id"),
+        kind=_kind(claims.get("sub_type")),
+        rev=_seconds(claims, "rev"),
+        client_id=None if client == LOGIN_CLIENT else _as_uuid(client),
+        sid=_uuid(claims, "sid") if "sid" in claims else None,
+        scope=tuple(_text(claims, "scope").split(" ")) if claims.get("scope") else (),
+        roles=_texts(claims.get("roles", [])),
+        auth_time=_seconds(claims, "auth_time"),
+        acr=_text(claims, "acr") if "acr" in claims else "",
+    )
+
+
+def render(claims: Claims) -> bytes:
+    """Return the payload that `parse` reads."""
+    members: dict[str, Any] = {
+        "iss": claims.iss,
+        "sub": str(claims.sub),
+        "aud": claims.aud[0] if len(claims.aud) == 1 else list(claims.aud),
+        "exp": claims.exp,
+        "iat": claims.iat,
+        "jti": str(claims.jti),
+        "client_id": str(claims.client_id) if claims.client_id else LOGIN_CLIENT,
+        "tenant_id": str(claims.tenant_id),
+        "sub_type": claims.kind.value,
+        "rev": claims.rev,
+        "auth_time": claims.auth_time,
+    }
+    optional = {"sid": claims.sid and str(claims.sid), "scope": " ".join(claims.scope), "roles": list(claims.roles), "acr": claims.acr}
+    members.update({name: value for name, value in optional.items() if value})
+    return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def encode_segment(raw: bytes) -> str:
+    """Return `raw` in base64url without padding."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _decode(segment: str) -> bytes:
+    """Only the one encoding of these bytes is taken: no padding, no other alphabet, no unused bits set."""
+    if _SEGMENT.fullmatch(segment) is None:
+        raise Malformed
+    try:
+        raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    except (binascii.Error, ValueError):
+        raise Malformed from None
+    if encode_segment(raw) != segment:
+        raise Malformed
+    return raw
+
+
+def _header(raw: bytes) -> Header:
+    members = _object(raw)
+    if members.keys() != _HEADER:
+        raise Malformed
+    alg, kid, typ = _text(members, "alg"), _text(members, "kid"), _text(members, "typ")
+    if typ.lower() not in TYPES:
+        raise Malformed
+    return Header(alg, kid)
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_refuse, parse_float=_refuse)
+    except (ValueError, RecursionError):
+        raise Malformed from None
+    if not isinstance(value, dict):
+        raise Malformed
+    return value
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Malformed
+    return members
+
+
+def _refuse(_: str) -> NoReturn:
+    raise Malformed
+
+
+def _text(members: dict[str, Any], name: str) -> str:
+    return _string(members.get(name))
+
+
+def _string(value: Any) -> str:
+    if type(value) is not str or not value or len(value) > 2048:
+        raise Malformed
+    if not value.isprintable():
+        raise Malformed
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if type(value) is not list:
+        raise Malformed
+    return tuple(_string(item) for item in value)
+
+
+def _audience(value: Any) -> tuple[str, ...]:
+    """RFC 7519 section 4.1.3: a string or a list of strings."""
+    audiences = (_string(value),) if type(value) is str else _texts(value)
+    if not audiences:
+        raise Malformed
+    return audiences
+
+
+def _seconds(members: dict[str, Any], name: str) -> int:
+    value = members.get(name)
+    if type(value) is not int or not 0 <= value <= MAX_INT:
+        raise Malformed
+    return value
+
+
+def _uuid(members: dict[str, Any], name: str) -> UUID:
+    return _as_uuid(_text(members, name))
+
+
+def _as_uuid(text: str) -> UUID:
+    try:
+        value = UUID(text)
+    except ValueError:
+        raise Malformed from None
+    if str(value) != text:
+        raise Malformed
+    return value
+
+
+def _kind(value: Any) -> SubjectKind:
+    try:
+        return SubjectKind(value)
+    except (ValueError, TypeError):
+        raise Malformed from None
