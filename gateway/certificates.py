@@ -77,9 +77,7 @@ def _certificate_secret(directory: Path, name: str, certificate: Certificate) ->
 
 def _ca_secret(directory: Path, name: str, ca: Path) -> Node:
     ca = ca.absolute()
-    return _secret(
-        directory, name, {"validation_context": {"trusted_ca": {"filename": str(ca)}, "watched_directory": {"path": str(ca.parent)}}}
-    )
+    return _secret(directory, name, {"validation_context": {"trusted_ca": {"filename": str(ca)}, "watched_directory": {"path": str(ca.parent)}}})
 
 
 def _secret(directory: Path, name: str, content: Node) -> Node:

@@ -77,9 +77,7 @@ def clusters(directory: Path, upstreams: Mapping[str, Sequence[Address]], *, tls
     """
     directory = directory.resolve()
     if set(upstreams) != set(CONTEXTS):
-        raise ConfigurationInvalid(
-            f"upstreams: give addresses for exactly {', '.join(CONTEXTS)}; these were given: {', '.join(upstreams) or 'none'}"
-        )
+        raise ConfigurationInvalid(f"upstreams: give addresses for exactly {', '.join(CONTEXTS)}; these were given: {', '.join(upstreams) or 'none'}")
     document = parsed(ROOT / "gateway" / "clusters.yaml")
     for cluster in document["resources"]:
         _aim(cluster, upstreams[cluster["name"]])
@@ -179,9 +177,7 @@ def _options() -> argparse.ArgumentParser:
         metavar="CONTEXT=HOST:PORT,...",
         help="instances of a context; may be repeated; the default is its own name and port 50051",
     )
-    parser.add_argument(
-        "--trusted-hops", type=int, default=0, metavar="N", help="how many proxies in front are believed about X-Forwarded-For"
-    )
+    parser.add_argument("--trusted-hops", type=int, default=0, metavar="N", help="how many proxies in front are believed about X-Forwarded-For")
     return parser
 
 

@@ -34,7 +34,7 @@ async def main() -> None:
     identity = ServiceIdentity.load("gateway", settings.SERVICE_KEY.get_secret_value(), settings.SERVICE_PUBLIC_KEYS)
     # It only pings: two connections are plenty.
     small = settings.model_copy(update={"DATABASE_POOL_SIZE": 1, "DATABASE_MAX_OVERFLOW": 1})
-    async with Database.open(small, "gateway") as database, Redis.open(settings) as redis, channel(settings) as peers:
+    async with Database.open(small, "gateway", lazily=True) as database, Redis.open(settings) as redis, channel(settings) as peers:
         contexts = {name: _asks(peers, name) for name in CONTEXTS}
         health = WholeHealth({"database": database.ping, "redis": redis.ping}, contexts)
         authenticator = TokenAuthenticator(token_pb2_grpc.TokenServiceStub(peers), Peer("token", identity))

@@ -16,7 +16,7 @@ from services.chassis.edge import KEEP
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import ChassisSettings
 from watchword import status
-from watchword.errors import CredentialsMissing, DependencyUnavailable, Internal, PermissionDenied, TokenInvalid
+from watchword.errors import CredentialsMissing, DependencyUnavailable, Internal, PermissionDenied, TokenInvalid, WatchwordError
 
 Rpc = Callable[..., Any]
 MAX_MESSAGE = 4 * 1024 * 1024  # bytes
@@ -52,8 +52,11 @@ class Peer:
         self._name = name
         self._identity = identity
 
-    async def ask(self, rpc: Rpc, request: Any, call: Call | None = None) -> Any:
-        """Return the peer's answer. Raises what the peer raised, or DependencyUnavailable."""
+    async def ask(self, rpc: Rpc, request: Any, call: Call | None = None, *, answers: tuple[type[WatchwordError], ...] = ()) -> Any:
+        """Return the peer's answer. Raises what the peer raised, or DependencyUnavailable.
+
+        answers  failures that speak of the request here, though elsewhere they would speak of this service's credential
+        """
         timeout = NO_DEADLINE if call is None else max(call.remaining - KEEP, 0.001)
         metadata = [("authorization", f"Bearer {self._identity.token_for(self._name)}")]
         if call is not None:
@@ -62,6 +65,8 @@ class Peer:
             return await rpc(request, timeout=timeout, metadata=tuple(metadata))
         except grpc.aio.AioRpcError as error:
             failure = status.decode(error)
+            if type(failure) in answers:
+                raise failure from error
             if isinstance(failure, (CredentialsMissing, PermissionDenied, Internal)) or type(failure) is TokenInvalid:
                 log.error("peer_refused", peer=self._name, reason=failure.reason, text=error.details())
                 raise DependencyUnavailable from error

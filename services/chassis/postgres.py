@@ -75,12 +75,16 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: ChassisSettings, schema: str) -> AsyncIterator["Database"]:
-        """Open a pool for `schema`; close it by force if it will not close in good time (asyncpg #1326, #1356)."""
+    async def open(cls, settings: ChassisSettings, schema: str, *, lazily: bool = False) -> AsyncIterator["Database"]:
+        """Open a pool for `schema`; close it by force if it will not close in good time (asyncpg #1326, #1356).
+
+        lazily  connect when first asked, so that start-up does not need Postgres
+        Raises  PoolTooLarge, OSError if Postgres does not answer
+        """
         size = settings.DATABASE_POOL_SIZE + settings.DATABASE_MAX_OVERFLOW
         pool = await asyncpg.create_pool(
             settings.DATABASE_URL.get_secret_value(),
-            min_size=1,
+            min_size=0 if lazily else 1,
             max_size=size,
             timeout=CONNECT_TIMEOUT,
             command_timeout=STATEMENT_TIMEOUT,
@@ -96,7 +100,8 @@ class Database:
             },
         )
         try:
-            await _refuse_overcommitment(pool)
+            if not lazily:
+                await _refuse_overcommitment(pool)
             yield cls(pool, schema=schema, sealer=Sealer(derive(settings.SECURITY_SALT.get_secret_value(), f"once/{schema}")))
         finally:
             try:
@@ -195,6 +200,16 @@ class Database:
                 await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
         return outcome
 
+    async def kept(self, call: Call, result: type[T]) -> T | None:
+        """Return what an earlier call with this request_id got, or None: for changes whose preparation would fail after they were made.
+
+        Raises  IdempotencyConflict if the request_id was used for another request
+        """
+        if call.once is None:
+            return None
+        row = await self.fetch_row(_KEPT_RECENTLY, call.caller.tenant_id, call.caller.id, call.once.request_id)
+        return None if row is None else msgspec.json.decode(self._open(row, call, call.once), type=result)
+
     async def note(self, call: Call, *events: AuditEvent) -> None:
         """Write audit rows of something that changed nothing, such as a refusal."""
         async with self.transaction() as connection:
@@ -203,11 +218,13 @@ class Database:
     async def _claim(self, connection: Connection, call: Call, once: Once) -> bytes | None:
         """Take the request_id for this call, or return what was kept under it. Waits for a running twin."""
         key = (call.caller.tenant_id, call.caller.id, once.request_id)
-        taken = await connection.fetchrow(_CLAIM, *key, once.method, once.fingerprint, datetime.now(UTC))
+        taken = await connection.fetchrow(_CLAIM, *key, once.method, self._sealer.mark(once.fingerprint), datetime.now(UTC))
         if taken is not None:
             return None
-        row = await connection.fetchrow(_KEPT, *key)
-        if row is None or row["method"] != once.method or row["fingerprint"] != once.fingerprint:
+        return self._open(await connection.fetchrow(_KEPT, *key), call, once)
+
+    def _open(self, row: Row | None, call: Call, once: Once) -> bytes:
+        if row is None or row["method"] != once.method or row["fingerprint"] != self._sealer.mark(once.fingerprint):
             raise IdempotencyConflict
         return self._sealer.open(row["result"], bound_to=_binding(call, once))
 
@@ -229,6 +246,7 @@ _CLAIM = """
     RETURNING 1
 """
 _KEPT = "SELECT method, fingerprint, result FROM request WHERE tenant_id = $1 AND caller_id = $2 AND request_id = $3"
+_KEPT_RECENTLY = f"{_KEPT} AND create_time > now() - interval '24 hours'"
 _KEEP = "UPDATE request SET result = $4 WHERE tenant_id = $1 AND caller_id = $2 AND request_id = $3"
 _RECORD = """
     INSERT INTO suite.audit_event

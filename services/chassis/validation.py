@@ -52,6 +52,8 @@ class Validator:
             yield from check(message, path + field.name)
 
     def _compiled(self, descriptor: Any) -> list[tuple[FieldDescriptor, Check]]:
+        if descriptor.full_name == "google.api.HttpBody":
+            return []  # not our message: its handler reads the body, in the words of its own standard
         found = self._checks.get(descriptor.full_name)
         if found is None:
             found = [(field, self._compile(field)) for field in descriptor.fields]

@@ -38,14 +38,12 @@ def email_name(text: str) -> Name:
         raise NameUnusable(f"must be at most {MAX_EMAIL_BYTES} bytes")
     if _NEEDS_CARE.search(text):
         raise NameUnusable("must not hold spaces or invisible characters")
-    try:
-        parsed = validate_email(text, check_deliverability=False, test_environment=True)
-    except EmailNotValidError:
-        raise NameUnusable("must be an e-mail address, such as ada@example.com") from None
-    local, domain = _folded(parsed.local_part), parsed.domain.lower()
+    local, domain = _parted(text)
+    local = _folded(local)
     if _is_mixed(local):
         raise NameUnusable("must not mix Latin with Cyrillic or Greek letters")
-    key = f"{local}@{domain}"
+    key = f"{local}@{domain.lower()}"
+    _parted(key)  # folding may have made signs that no address may hold, such as a second @
     if len(key.encode()) > MAX_EMAIL_BYTES:
         raise NameUnusable(f"must be at most {MAX_EMAIL_BYTES} bytes")
     return Name(text, key)
@@ -74,6 +72,14 @@ def login_key(text: str) -> str | None:
         return email_name(text).key if "@" in text or "＠" in text else username(text).key
     except NameUnusable:
         return None
+
+
+def _parted(text: str) -> tuple[str, str]:
+    try:
+        parsed = validate_email(text, check_deliverability=False, test_environment=True, strict=True)
+    except EmailNotValidError:
+        raise NameUnusable("must be an e-mail address, such as ada@example.com") from None
+    return parsed.local_part, parsed.domain
 
 
 def _folded(local: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 MAX_TOKEN_BYTES = 8192  # read; 4096 are written
-MAX_INT = 253_402_300_799  # seconds: the end of year 9999
+MAX_SECONDS = 253_402_300_799  # the end of year 9999
+MAX_REVISION = 2**63 - 1  # a bigint of Postgres
 TYPES = frozenset({"at+jwt", "application/at+jwt"})  # RFC 9068 section 4; media types ignore case
 LOGIN_CLIENT = "watchword"  # the client_id (which RFC 9068 requires) of the suite's own login
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
@@ -85,7 +86,7 @@ def parse(body: bytes) -> Claims:
         jti=_uuid(claims, "jti"),
         tenant_id=_uuid(claims, "tenant_id"),
         kind=_kind(claims.get("sub_type")),
-        rev=_seconds(claims, "rev"),
+        rev=_whole(claims, "rev", MAX_REVISION),
         client_id=None if client == LOGIN_CLIENT else _as_uuid(client),
         sid=_uuid(claims, "sid") if "sid" in claims else None,
         scope=tuple(_text(claims, "scope").split(" ")) if claims.get("scope") else (),
@@ -191,8 +192,12 @@ def _audience(value: Any) -> tuple[str, ...]:
 
 
 def _seconds(members: dict[str, Any], name: str) -> int:
+    return _whole(members, name, MAX_SECONDS)
+
+
+def _whole(members: dict[str, Any], name: str, at_most: int) -> int:
     value = members.get(name)
-    if type(value) is not int or not 0 <= value <= MAX_INT:
+    if type(value) is not int or not 0 <= value <= at_most:
         raise Malformed
     return value
 

@@ -2,8 +2,10 @@
 
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import BufferedReader
 
 from services.up.home import Home
@@ -15,6 +17,8 @@ PAUSE_SECONDS = 0.05
 def in_background(home: Home, run: Callable[[Callable[[], None]], int], let_go: Callable[[], None]) -> int:
     """Have a child process `run`, with a callback for when it is ready; return 0 from then on, or 1 if it ends before.
 
+    Ctrl-C before that stops the child.
+
     `let_go` closes what only the child may hold, in the parent.
 
     Must be called before there are threads, because it forks.
@@ -25,13 +29,18 @@ def in_background(home: Home, run: Callable[[Callable[[], None]], int], let_go: 
     hears, tells = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.close(hears)
         os._exit(_become_background(home, tells, run))
     os.close(tells)
     let_go()
     with log_path.open("rb") as log:
-        return _follow(log, hears)
+        try:
+            return _follow(log, hears)
+        except KeyboardInterrupt:
+            os.kill(child, signal.SIGTERM)
+            return _follow(log, hears)
 
 
 def _become_background(home: Home, tells: int, run: Callable[[Callable[[], None]], int]) -> int:
@@ -52,7 +61,9 @@ def _become_background(home: Home, tells: int, run: Callable[[Callable[[], None]
 
 
 def _tell(tells: int) -> None:
-    os.write(tells, READY)
+    # A caller that did not wait does not stop the stack.
+    with suppress(BrokenPipeError):
+        os.write(tells, READY)
     os.close(tells)
 
 
@@ -66,5 +77,7 @@ def _follow(log: BufferedReader, hears: int) -> int:
 
 
 def _copy(log: BufferedReader) -> None:
-    sys.stdout.write(log.read().decode(errors="replace"))
-    sys.stdout.flush()
+    text = log.read().decode(errors="replace")
+    with suppress(BrokenPipeError):  # nobody reads; the exit code still matters
+        sys.stdout.write(text)
+        sys.stdout.flush()

@@ -22,7 +22,8 @@ def main() -> int:
     parser.add_argument("--relative-to", type=Path, default=Path(), help=argparse.SUPPRESS)
     options = parser.parse_args()
     home = Home(options.relative_to / options.home)
-    occupant = home.occupant()
+    while (occupant := home.occupant()) == 0:  # it has the lock and is about to sign
+        time.sleep(PAUSE_SECONDS)
     if occupant is None:
         print(f"no stack is running in {home.path}")
         return 0

@@ -4,20 +4,22 @@ from shlex import quote
 
 from services.up.endpoints import Endpoints
 
+PASSWORD = "a fine day to replace 1 password"  # noqa: S105  (what the walk-through suggests, and the tests then use)
+
 LINES = """\
-The administrator's one-time password becomes "my " and itself (once; later it answers INVALID_CREDENTIALS):
-  curl -s {rest}/v1/auth/login -H 'content-type: application/json' -d '{{"login":"{email}","password":"'"$(cat {password})"'","new_password":"my '"$(cat {password})"'"}}'
-1. Register:
-  curl -s {rest}/v1/auth/register -H 'content-type: application/json' -d '{{"email":"ada@example.com","password":"correct horse battery staple"}}'
-2. Log in:
-  TOKEN=$(curl -s {rest}/v1/auth/login -H 'content-type: application/json' -d '{{"login":"{email}","password":"my '"$(cat {password})"'"}}' | sed 's/.*"access_token": *"\\([^"]*\\)".*/\\1/')
-3. Verify a token:
-  curl -s {rest}/v1/tokens:verify -H 'content-type: application/json' -H "authorization: Bearer $TOKEN" -d '{{"token":"'"$TOKEN"'"}}'
-4. Check a permission:
-  curl -s {rest}/v1/permissions:check -H 'content-type: application/json' -H "authorization: Bearer $TOKEN" -d '{{"subject":{{"type":"SUBJECT_TYPE_USER","id":"'"$(curl -s {rest}/v1/me -H "authorization: Bearer $TOKEN" | sed 's/.*"user": *{{ *"id": *"\\([^"]*\\)".*/\\1/')"'"}},"permission":"users.read"}}'
-5. Revoke the token; line 3 is refused from now on, whichever instance answers:
-  curl -s {rest}/v1/tokens:revoke -H 'content-type: application/json' -H "authorization: Bearer $TOKEN" -d '{{"token":"'"$TOKEN"'"}}'
+1. Replace the administrator's one-time password, and log in twice (the second time gives the token that we shall revoke):
+  ADMIN=$(curl -s {rest}/v1/auth/login -d '{{"login":"{email}","password":"'$(cat {password})'","new_password":"{new}"}}' | {take}); TOKEN=$(curl -s {rest}/v1/auth/login -d '{{"login":"{email}","password":"{new}"}}' | {take})
+2. Verify the token:
+  curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -d '{{"token":"'$TOKEN'"}}'
+3. Check a permission of whom the token speaks for:
+  curl -s {rest}/v1/permissions:check -H "authorization: Bearer $ADMIN" -d '{{"subject":{{"type":"SUBJECT_TYPE_USER","id":"'$(curl -s {rest}/v1/me -H "authorization: Bearer $TOKEN" | sed -E 's/.*"id": ?"([^"]+)".*/\\1/')'"}},"permission":"users.read"}}'
+4. Revoke the token:
+  curl -s {rest}/v1/tokens:revoke -H "authorization: Bearer $TOKEN" -d '{{"token":"'$TOKEN'"}}'
+5. Verify it again: REVOKED, whichever instance answers:
+  curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -d '{{"token":"'$TOKEN'"}}'
 """  # noqa: E501  (each is one line to paste)
+
+TAKE_TOKEN = """sed -E 's/.*"access_token": ?"([^"]+)".*/\\1/'"""
 
 
 def summary(endpoints: Endpoints) -> str:
@@ -37,4 +39,5 @@ def lines(endpoints: Endpoints) -> str:
     """Return curl lines that work when pasted into a shell; empty if the password is in no file that they could read."""
     if not endpoints.admin_password_file:
         return ""
-    return LINES.format(rest=endpoints.rest, email=endpoints.admin_email, password=quote(endpoints.admin_password_file))
+    password = quote(endpoints.admin_password_file)
+    return LINES.format(rest=endpoints.rest, email=endpoints.admin_email, password=password, new=PASSWORD, take=TAKE_TOKEN)

@@ -21,7 +21,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from gateway.render import CONTEXTS, EdgeTls, render
+from gateway.certificates import EdgeTls
+from gateway.render import CONTEXTS, render
 from services.embedded import envoy_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def contract() -> descriptor_pb2.FileDescriptorSet:
 def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     for file in contract().file:
-        pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(file)
     return pool
 
 
@@ -69,7 +70,7 @@ class Instance(grpc.GenericRpcHandler):
 
     seen: list[Seen] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
-    health: Any = field(default_factory=health.aio.HealthServicer)
+    health: Any = field(default_factory=lambda: health.aio.HealthServicer())
     address: Address = (LOOPBACK, 0)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
@@ -88,10 +89,10 @@ class Instance(grpc.GenericRpcHandler):
             answer = self.answers.get(name)
             return await answer(request, context) if answer else response_type()
 
-        handler = grpc.unary_unary_rpc_method_handler(
+        handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
             cast(Any, handle), request_deserializer=request_type.FromString, response_serializer=lambda m: m.SerializeToString()
         )
-        return cast("grpc.RpcMethodHandler[Any, Any]", handler)
+        return handler
 
     def calls(self, rpc: str) -> list[Seen]:
         """Return the calls of one RPC, oldest first."""
@@ -107,7 +108,7 @@ async def instance(port: int = 0, credentials: grpc.ServerCredentials | None = N
     """Serve one stand-in on loopback until the block ends."""
     server, standin = grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Instance()
     server.add_generic_rpc_handlers((standin,))
-    health_pb2_grpc.add_HealthServicer_to_server(standin.health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(standin.health, server)  # type: ignore[no-untyped-call]
     await standin.say(SERVING)
     listen = f"{LOOPBACK}:{port}"
     standin.address = (LOOPBACK, server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen))
@@ -125,8 +126,9 @@ class Edge:
     directory: Path
     rest: Address
     grpc: Address
+    admin: Address
     http: httpx.AsyncClient
-    channel: grpc.aio.Channel
+    channel: Any
     log: Path
 
     async def call(self, rpc: str, *, timeout: float | None = 5.0, metadata: Sequence[tuple[str, str]] = ()) -> Message:
@@ -138,13 +140,22 @@ class Edge:
         answer: Message = await stub(b"", timeout=timeout, metadata=metadata)
         return answer
 
-    async def raw(self, request: str) -> tuple[int, bytes]:
+    async def healthy(self, context: str) -> int:
+        """Return how many instances of a context Envoy sends traffic to."""
+        name = f"cluster.{context}.membership_healthy"
+        answer = await self.http.get(f"http://{self.admin[0]}:{self.admin[1]}/stats", params={"filter": f"^{name}$", "format": "json"})
+        return int(answer.json()["stats"][0]["value"])
+
+    async def raw(self, request: str, *, until_closed: bool = False) -> tuple[int, bytes]:
         """Send bytes that no client library would; return the status and the body."""
         reader, writer = await asyncio.open_connection(*self.rest)
         writer.write(request.encode("latin-1"))
-        answer = await asyncio.wait_for(reader.read(), 5)
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode("latin-1").lower()
+        length = 0 if request.startswith("HEAD") else int(head.partition("content-length: ")[2].split("\r\n")[0])
+        body = await asyncio.wait_for(reader.readexactly(length), 5)
+        if until_closed:
+            body += await asyncio.wait_for(reader.read(), 5)
         writer.close()
-        head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), body
 
 
@@ -171,14 +182,14 @@ async def edge(directory: Path, upstreams: Mapping[str, Sequence[Address]], *, v
     tls: EdgeTls = options.get("tls") or EdgeTls()
     scheme = "https" if tls.edge else "http"
     with log.open("wb") as sink:
-        process = subprocess.Popen([*envoy_command(path), "--concurrency", "1"], stdout=sink, stderr=sink)  # noqa: ASYNC220
+        process = subprocess.Popen([*envoy_command(path), "--concurrency", "1", "--file-flush-interval-msec", "50"], stdout=sink, stderr=sink)  # noqa: ASYNC220
     try:
         async with (
             httpx.AsyncClient(base_url=f"{scheme}://{LOOPBACK}:{rest}", verify=verify, timeout=20) as http,
             grpc.aio.insecure_channel(f"{LOOPBACK}:{internal}") as channel,
         ):
             await until(lambda: _answers(http), what=lambda: log.read_text(encoding="utf-8"))
-            yield Edge(directory, (LOOPBACK, rest), (LOOPBACK, internal), http, channel, log)
+            yield Edge(directory, (LOOPBACK, rest), (LOOPBACK, internal), (LOOPBACK, admin), http, channel, log)
     finally:
         process.terminate()
         process.wait(10)

@@ -96,7 +96,9 @@ def test_the_edge_carries_exactly_the_rest_bindings_of_the_contract() -> None:
     declared = {binding: rpc.name for rpc in rpcs() for binding in rpc.bindings}
     carried = rest_routes()
 
-    missing = [f"{rpc}: give {method} {pattern} a route in envoy.yaml" for (method, pattern), rpc in declared.items() if (method, pattern) not in carried]
+    missing = [
+        f"{rpc}: give {method} {pattern} a route in envoy.yaml" for (method, pattern), rpc in declared.items() if (method, pattern) not in carried
+    ]
     surplus = [f"{method} {pattern}: no RPC has it; take it out of envoy.yaml" for method, pattern in carried if (method, pattern) not in declared]
 
     assert missing + surplus == []
@@ -148,7 +150,9 @@ def test_the_committed_configuration_and_a_rendered_one_are_valid_for_envoy(tmp_
     )
 
     for path in (ROOT / "envoy.yaml", rendered):
-        checked = subprocess.run([envoy_binary(), "--mode", "validate", "--disable-hot-restart", "-l", "warning", "-c", path], cwd=ROOT, capture_output=True, text=True)
+        checked = subprocess.run(
+            [envoy_binary(), "--mode", "validate", "--disable-hot-restart", "-l", "warning", "-c", path], cwd=ROOT, capture_output=True, text=True
+        )
         assert checked.returncode == 0, checked.stderr
         assert "eprecated" not in checked.stderr
 
@@ -165,8 +169,12 @@ def test_clusters_are_by_name_as_committed_and_static_for_addresses(tmp_path: Pa
         assert {k: v for k, v in after.items() if k not in changed} == {k: v for k, v in before.items() if k not in changed}
 
 
-@pytest.mark.parametrize("origin", ["*", "null", "https://*.example", "https://App.example", "https://app.example/", "app.example", "https://u@app.example", "https:///"])
-def test_what_is_not_an_exact_origin_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], origin: str) -> None:
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "https://*.example", "https://App.example", "https://app.example/", "app.example", "https://u@app.example", "https:///"]
+)
+def test_what_is_not_an_exact_origin_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], origin: str
+) -> None:
     """A wildcard or a misspelt origin would be open to all or to none, silently."""
     monkeypatch.setenv("CORS_ORIGINS", f"https://good.example, {origin}")
 
