@@ -10,7 +10,8 @@ import sys
 from dataclasses import replace
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
 
 from services.up.__main__ import main as up
 from services.up.processes import PROCESSES, Kind, Process
@@ -28,8 +29,8 @@ async def serve() -> int:
     if os.environ.get("BROKEN") == os.environ["INSTANCE_ID"]:
         print("alas")
         return 3
-    server, servicer = grpc.aio.server(), health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    server, servicer = grpc.aio.server(), HealthServicer()  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(os.environ["GRPC_ADDRESS"])
     await server.start()
     await servicer.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -24,8 +24,8 @@ async def test_postgres_is_the_release_and_the_locale_that_we_say(stores: Stores
     try:
         assert connection.get_server_version().major == 18
         assert await connection.fetchval("SHOW listen_addresses") == "127.0.0.1"
-        row = await connection.fetchrow("SELECT datlocprovider, datlocale FROM pg_database WHERE datname = current_database()")
-        assert tuple(row) == (b"b", "C.UTF-8")
+        locale = await connection.fetchval("SELECT datlocprovider || ' ' || datlocale FROM pg_database WHERE datname = current_database()")
+        assert locale == "b C.UTF-8"  # b: Postgres's own, whatever the machine's C library thinks
     finally:
         await connection.close()
 
