@@ -19,6 +19,7 @@ from uuid import UUID
 
 from services.chassis.sealing import digest
 from services.chassis.tenancy import TenantId
+from services.identity.accounts import Account
 from watchword.errors import RateLimited
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ class Attempts:
         self._count_addresses = count_addresses
 
     async def reserve_login(self, *, tenant: str, login: str, account_id: UUID | None, address: str) -> Reservation:
-        """Count an attempt at a login, `account_id` None for one that nobody has. Raises RateLimited."""
+        """Count an attempt at a login, `account_id` None for one that nobody has. Raises RateLimited.
+
+        tenant  the id of a known one, the name of an unknown one
+        """
         name = self._of(NAME, tenant, login)
         account = self._of(ACCOUNT, str(account_id)) if account_id else self._of(ACCOUNT, "unknown", tenant, login)
         return await self._reserve(name, account, address)
@@ -111,10 +115,11 @@ class Attempts:
             if key is not None:
                 await self._store.give_back(key)
 
-    async def forget(self, *, account_id: UUID, tenants: tuple[str, ...], logins: tuple[str, ...]) -> bool:
+    async def forget(self, account: Account) -> bool:
         """Forget the failures of an account under all its names. Return whether the shared counters could be reached."""
-        names = [self._of(NAME, tenant, login) for tenant in tenants for login in logins]
-        return await self._store.clear((self._of(ACCOUNT, str(account_id)), *names))
+        logins = (key for key in (account.email_key, account.username_key) if key)
+        names = [self._of(NAME, str(account.tenant_id), login) for login in logins]
+        return await self._store.clear((self._of(ACCOUNT, str(account.id)), *names))
 
     async def may_mail(self, tenant_id: TenantId, recipient: str) -> bool:
         """Whether another mail may go to `recipient` now; counts it."""

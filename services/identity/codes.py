@@ -10,6 +10,8 @@ from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
+from services.chassis.tenancy import TenantId
+
 CODE_BYTES = 32
 
 
@@ -30,6 +32,7 @@ class Redeemed:
     """Whom a used code belonged to, and the address it was sent to."""
 
     account_id: UUID
+    tenant_id: TenantId
     email_key: str
 
 

@@ -45,7 +45,7 @@ _LOAD = """
         UNION
         SELECT r.held_id, p.parent_id FROM reached r JOIN role_parent p ON p.tenant_id = $1 AND p.role_id = r.role_id
     ), place AS (
-        SELECT name AS resource, name AS above FROM unnest($4::text[]) AS name
+        SELECT name COLLATE "C" AS resource, name COLLATE "C" AS above FROM unnest($4::text[]) AS name
         UNION
         SELECT p.resource, r.parent FROM place p JOIN resource r ON r.tenant_id = $1 AND r.name = p.above
     )

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, processes: Sequence[Process] = 
         rest, grpc = reserve(options.rest_port, option="--rest-port"), reserve(options.grpc_port, option="--grpc-port")
         if options.fresh:
             home.wipe()
-        home.furnish(row.name for row in table if row.kind is Kind.SERVICE)
+        home.furnish([row.name for row in table if row.kind is Kind.SERVICE])
         wishes = Wishes(caller_settings(dict(options.env)), durable=not options.unsafe_speed)
         blueprint = Blueprint(table, home=home, wishes=wishes, rest=rest, grpc=grpc)
     except (HomeError, PortBusy, ValueError, OSError) as error:

@@ -17,7 +17,8 @@ PAUSE_SECONDS = 0.05
 def in_background(home: Home, run: Callable[[Callable[[], None]], int], let_go: Callable[[], None]) -> int:
     """Have a child process `run`, with a callback for when it is ready; return 0 from then on, or 1 if it ends before.
 
-    Ctrl-C meanwhile stops the child. `let_go` closes what only the child may hold, in the parent. Must be called before there are threads, because it forks.
+    Ctrl-C meanwhile stops the child. `let_go` closes what only the child may hold, in the parent.
+    Must be called before there are threads, because it forks.
     """
     log_path = home.log("up")
     log_path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -90,7 +90,7 @@ class Home:
             elif entry != self._marker:
                 entry.unlink()
 
-    def furnish(self, services: Iterable[str]) -> None:
+    def furnish(self, services: Sequence[str]) -> None:
         """Make the directories and whatever secret is missing. What is there stays: data of an earlier run depends on it."""
         for directory in (self.logs, self.mail, self.keys, self.secrets, self.redis, self.envoy):
             directory.mkdir(mode=0o700, exist_ok=True)

@@ -4,22 +4,26 @@ from shlex import quote
 
 from services.up.endpoints import Endpoints
 
-PASSWORD = "a fine day to replace 1 password"  # noqa: S105  (what the walk-through suggests, and the tests then use)
-
 LINES = """\
-1. Replace the administrator's one-time password, and log in twice (the second time gives the token that we shall revoke):
-  ADMIN=$(curl -s {rest}/v1/auth/login -d '{{"login":"{email}","password":"'$(cat {password})'","new_password":"{new}"}}' | {take}); TOKEN=$(curl -s {rest}/v1/auth/login -d '{{"login":"{email}","password":"{new}"}}' | {take})
-2. Verify the token:
-  curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -d '{{"token":"'$TOKEN'"}}'
-3. Check a permission of whom the token speaks for:
-  curl -s {rest}/v1/permissions:check -H "authorization: Bearer $ADMIN" -d '{{"subject":{{"type":"SUBJECT_TYPE_USER","id":"'$(curl -s {rest}/v1/me -H "authorization: Bearer $TOKEN" | sed -E 's/.*"id": ?"([^"]+)".*/\\1/')'"}},"permission":"users.read"}}'
+1. Once: replace the administrator's one-time password; the new one is "my " and the old one:
+  curl -s {rest}/v1/auth/login -d '{{"login":"{email}","password":"'"$(cat {password})"'","new_password":"my '"$(cat {password})"'"}}'
+2. Log in twice: $ADMIN will ask about $TOKEN:
+  ADMIN=$({login}); TOKEN=$({login})
+3. Verify the token, and check a permission of whom it speaks for:
+  curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -d '{{"token":"'$TOKEN'"}}'; curl -s {rest}/v1/permissions:check -H "authorization: Bearer $ADMIN" -d '{{"subject":{{"type":"SUBJECT_TYPE_USER","id":"'$(curl -s {rest}/v1/me -H "authorization: Bearer $TOKEN" | sed -E 's/.*"id": ?"([^"]+)".*/\\1/')'"}},"permission":"users.read"}}'
 4. Revoke the token:
   curl -s {rest}/v1/tokens:revoke -H "authorization: Bearer $TOKEN" -d '{{"token":"'$TOKEN'"}}'
 5. Verify it again: REVOKED, whichever instance answers:
   curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -d '{{"token":"'$TOKEN'"}}'
 """  # noqa: E501  (each is one line to paste)
 
-TAKE_TOKEN = """sed -E 's/.*"access_token": ?"([^"]+)".*/\\1/'"""
+LOGIN = """\
+curl -s {rest}/v1/auth/login -d '{{"login":"{email}","password":"my '"$(cat {password})"'"}}' | sed -E 's/.*"access_token": ?"([^"]+)".*/\\1/'"""
+
+
+def new_password(one_time: str) -> str:
+    """Return what the walk-through replaces the one-time password by: only who may read the one knows the other."""
+    return f"my {one_time}"
 
 
 def summary(endpoints: Endpoints) -> str:
@@ -40,4 +44,5 @@ def lines(endpoints: Endpoints) -> str:
     if not endpoints.admin_password_file:
         return ""
     password = quote(endpoints.admin_password_file)
-    return LINES.format(rest=endpoints.rest, email=endpoints.admin_email, password=password, new=PASSWORD, take=TAKE_TOKEN)
+    login = LOGIN.format(rest=endpoints.rest, email=endpoints.admin_email, password=password)
+    return LINES.format(rest=endpoints.rest, email=endpoints.admin_email, password=password, login=login)

@@ -70,7 +70,7 @@ class Instance(grpc.GenericRpcHandler):
 
     seen: list[Seen] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
-    health: Any = field(default_factory=lambda: health.aio.HealthServicer())
+    health: Any = field(default_factory=cast(Any, health).aio.HealthServicer)
     address: Address = (LOOPBACK, 0)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:

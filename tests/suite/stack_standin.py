@@ -29,7 +29,7 @@ async def serve() -> int:
     if os.environ.get("BROKEN") == os.environ["INSTANCE_ID"]:
         print("alas")
         return 3
-    server, servicer = grpc.aio.server(), HealthServicer()  # type: ignore[no-untyped-call]
+    server, servicer = grpc.aio.server(), HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(os.environ["GRPC_ADDRESS"])
     await server.start()

@@ -24,7 +24,7 @@ async def test_postgres_is_the_release_and_the_locale_that_we_say(stores: Stores
     try:
         assert connection.get_server_version().major == 18
         assert await connection.fetchval("SHOW listen_addresses") == "127.0.0.1"
-        locale = await connection.fetchval("SELECT datlocprovider || ' ' || datlocale FROM pg_database WHERE datname = current_database()")
+        locale = await connection.fetchval("SELECT concat(datlocprovider, ' ', datlocale) FROM pg_database WHERE datname = current_database()")
         assert locale == "b C.UTF-8"  # b: Postgres's own, whatever the machine's C library thinks
     finally:
         await connection.close()

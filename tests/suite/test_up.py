@@ -88,6 +88,7 @@ async def test_detached_it_is_ready_when_the_command_returns(stack: StandIn) -> 
         host, _, port = stack.instance(name)["address"].partition(":")
         assert await grpc_serving(host, int(port))()
     await (await asyncpg.connect(found["database_url"])).close()
+    assert set(json.loads((stack.home / "secrets" / "service-public-keys.json").read_text())) == set(found["service_keys"])
 
 
 async def test_data_secrets_and_passwords_survive_a_restart(stack: StandIn) -> None:

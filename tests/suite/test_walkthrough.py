@@ -7,11 +7,13 @@ from tests.suite.conftest import Suite, Walk
 
 def test_the_walkthrough_works_when_pasted(suite: Suite, walk: Walk) -> None:
     """Five curl lines: a login, a token that is valid, a permission that is held, a revocation, and its bite."""
-    login, verify, check, revoke, again = walk.answers
+    replaced, login, verify_and_check, revoke, again = walk.answers
 
+    assert json.loads(replaced)["tokens"]["token_type"] == "Bearer"
     assert login == ""  # it fills $ADMIN and $TOKEN
-    assert json.loads(verify)["status"] == "VALID"
-    assert json.loads(check)["decision"] == "ALLOW"
+    verified, checked = (json.loads(part) for part in verify_and_check.replace("}{", "}\n{").split("\n"))
+    assert verified["status"] == "VALID"
+    assert checked["decision"] == "ALLOW"
     assert "consistency_token" in json.loads(revoke)
     assert json.loads(again)["status"] == "REVOKED"
 

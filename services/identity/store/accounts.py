@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import asyncpg
+
 from services.chassis.postgres import Change, Connection, Database, Row
 from services.chassis.tenancy import TenantId
 from services.identity.accounts import Account, AccountState, Credential, NewAccount
@@ -120,18 +122,11 @@ class AccountStore:
 
     async def update_names(self, change: Change, account: Account, now: datetime) -> Account | None:
         """Write the names of `account`, or return None if one is taken."""
-        row = await change.connection.fetchrow(
-            self._UPDATE_NAMES,
-            account.tenant_id,
-            account.id,
-            account.email,
-            account.email_key,
-            account.email_verified,
-            account.username,
-            account.username_key,
-            account.display_name,
-            now,
-        )
+        names = (account.email, account.email_key, account.email_verified, account.username, account.username_key, account.display_name)
+        try:
+            row = await change.connection.fetchrow(self._UPDATE_NAMES, account.tenant_id, account.id, *names, now)
+        except asyncpg.UniqueViolationError:  # somebody else took it in this very moment; the transaction is over
+            return None
         return _account(row) if row else None
 
     _SET_STATE = f"UPDATE account AS a SET state = $3, revision = revision + 1, update_time = $4 WHERE tenant_id = $1 AND id = $2 RETURNING {COLUMNS}"  # noqa: S608
@@ -209,12 +204,16 @@ class AccountStore:
         return _account(row) if row else None
 
     # One statement decides: of many at once, exactly one deletes the row.
-    _REDEEM_CODE = "DELETE FROM code WHERE digest = $1 AND kind = $2 AND expire_time > $3 RETURNING account_id, email_key"
+    _REDEEM_CODE = """
+        DELETE FROM code c USING account a
+        WHERE c.digest = $1 AND c.kind = $2 AND c.expire_time > $3 AND a.id = c.account_id
+        RETURNING c.account_id, a.tenant_id, c.email_key
+    """
 
     async def redeem_code(self, change: Change, code_digest: bytes, kind: CodeKind, now: datetime) -> Redeemed | None:
         """Use up a code, once."""
         row = await change.connection.fetchrow(self._REDEEM_CODE, code_digest, kind, now)
-        return Redeemed(row["account_id"], row["email_key"]) if row else None
+        return Redeemed(row["account_id"], row["tenant_id"], row["email_key"]) if row else None
 
     _DELETE_CODES = "DELETE FROM code WHERE account_id = $1"
 
