@@ -178,7 +178,8 @@ async def login(suite: Suite, email: str, password: str = PASSWORD, **more: str)
 async def admin(suite: Suite, walk: Walk) -> Person:
     """The first administrator, whose password the walk-through has set."""
     assert walk.answers
-    return await login(suite, suite.endpoints.admin_email, walkthrough.new_password(Path(suite.endpoints.admin_password_file).read_text().strip()))
+    one_time = Path(suite.endpoints.admin_password_file).read_text().strip()  # noqa: ASYNC240
+    return await login(suite, suite.endpoints.admin_email, walkthrough.new_password(one_time))
 
 
 async def new_person(suite: Suite, admin: Person) -> Person:
