@@ -40,8 +40,8 @@ class Policy:
     window: int
 
 
-# Ten free ones: the limit OWASP and most products settle on; a person who mistypes never meets it. The pauses end by themselves, at most after a quarter
-# of an hour, so that a stranger cannot lock an owner out for good (ASVS 6.1.1).
+# Ten free ones: a person who mistypes never meets the limit. The pauses end by themselves, at most after a quarter of an hour, so that a
+# stranger cannot lock an owner out for good (ASVS 6.1.1).
 NAME = Policy("name", free=10, pause=30, longest_pause=900, window=900)
 ACCOUNT = Policy("account", free=10, pause=30, longest_pause=900, window=900)
 CLIENT = Policy("client", free=10, pause=30, longest_pause=900, window=900)

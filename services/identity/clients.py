@@ -1,8 +1,9 @@
 """OAuth clients: programs with an id and a secret.
 
-A secret is 256 random bits. Nobody guesses that, so a keyed digest keeps it safe in the database: a slow hash protects what people choose, and would only
-slow every token request down. An administrator who may create clients may give them any of the suite's scopes: a scope opens a door only as far as the
-client's own roles reach, but for verifying, introspecting and revoking tokens of its own tenant, which is what clients are for.
+A secret is 256 random bits. Nobody guesses that, so a keyed digest keeps it safe in the database: a slow hash protects what people choose,
+and would only slow every token request down. An administrator who may create clients may give them any of the suite's scopes: a scope opens
+a door only as far as the client's own roles reach, but for verifying, introspecting and revoking tokens of its own tenant, which is what
+clients are for.
 """
 
 import hmac
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 PREFIX = "wwcs_"  # lets secret scanners find a leaked one
 SECRET_BYTES = 32
 MAX_OVERLAP = timedelta(days=7)
+_NOBODY = UUID(int=0)
 _UNKNOWN = bytes(32)  # what a secret for an unknown client is compared with
 
 
@@ -106,9 +108,7 @@ class Clients:
         now, secret = self._clock.now(), _new_secret()
 
         async def effect(change: Change) -> Shown:
-            client = await self._store.rotate(
-                change, call.caller.tenant_id, client_id, self._digest(secret), old_until=now + overlap, now=now
-            )
+            client = await self._store.rotate(change, call.caller.tenant_id, client_id, self._digest(secret), old_until=now + overlap, now=now)
             if client is None:
                 raise NotFound
             facts = {"overlap_seconds": str(int(overlap.total_seconds()))}
@@ -160,8 +160,12 @@ def _new_secret() -> str:
 
 
 def _uuid(text: str) -> UUID:
-    """Return the id that `text` is, or one that nobody has: an unknown client takes the same steps as a known one."""
+    """Return the id that `text` is, or one that nobody has: an unknown client takes the same steps as a known one.
+
+    Only the canonical form is an id: other spellings would each have their own counter of attempts.
+    """
     try:
-        return UUID(text)
+        parsed = UUID(text)
     except ValueError:
-        return UUID(int=0)
+        return _NOBODY
+    return parsed if str(parsed) == text else _NOBODY

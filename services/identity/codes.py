@@ -1,6 +1,6 @@
 """One-time codes: 256 random bits sent by mail, kept as a digest, good once and for a while.
 
-Plain SHA-256 suffices for what nobody can guess. The code is bound to the address it was sent to: when the account gets another one, the code is dead.
+Plain SHA-256 suffices for what nobody can guess. A code is bound to the address it was sent to: when the account gets another, the code is dead.
 """
 
 import hashlib

@@ -8,7 +8,7 @@ from services.chassis.tenancy import TenantId
 from services.identity.accounts import Credential
 
 SESSION_SCOPES = ("account", "tokens.verify")  # what a person's own session may do besides its account's permissions
-ACR_PASSWORD = "pwd"  # RFC 8176's word for the method, for lack of one for the class
+ACR_PASSWORD = "pwd"  # RFC 8176's word for the method, for lack of one for the class  # noqa: S105
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Mail: ordered in the transaction of what it tells of, written and sent later by any instance, tried again until it is a day old.
 
-A request only orders a mail to an address. Who has the address, and with which code, is settled when the mail is sent: so the request takes the same time
-whether an account exists or not, and no code lies in the outbox. Links begin with PUBLIC_BASE_URL and nothing else; the code stands behind the `#`,
-which browsers send to nobody.
+A request only orders a mail to an address. Who has the address, and with which code, is settled when the mail is sent: so the request takes the
+same time whether an account exists or not, and no code lies in the outbox. Links begin with PUBLIC_BASE_URL and nothing else; the code stands
+behind the `#`, which browsers send to nobody.
 """
 
 import asyncio

@@ -14,6 +14,7 @@ from precis_i18n import get_profile
 
 MAX_EMAIL_BYTES = 254  # RFC 5321 section 4.5.3.1.3, less the angle brackets
 MAX_USERNAME_BYTES = 256
+FULL_WIDTH_AT = "\uff20"
 _PROFILE = get_profile("UsernameCaseMapped")
 _LATIN = regex.compile(r"\p{Script=Latin}")
 _ALIKE = regex.compile(r"[\p{Script=Cyrillic}\p{Script=Greek}]")
@@ -69,7 +70,7 @@ def username(text: str) -> Name:
 def login_key(text: str) -> str | None:
     """Return the key that a login is looked up by, or None if no account can have that name."""
     try:
-        return email_name(text).key if "@" in text or "＠" in text else username(text).key
+        return email_name(text).key if "@" in text or FULL_WIDTH_AT in text else username(text).key
     except NameUnusable:
         return None
 

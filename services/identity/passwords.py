@@ -26,7 +26,6 @@ MAX_BYTES = 1024  # ASVS 6.2.9 asks for at least 64 characters; beyond this a pa
 MAX_JUDGED = 72  # characters that zxcvbn sees: its cost grows with the square
 MIN_SCORE = 3  # of zxcvbn's 0 to 4: more than 10^8 guesses
 CONTEXT_WORDS = ("watchword", "password", "admin")  # ASVS 6.2.11: words of the service itself
-ARGON2 = {"time_cost": 2, "memory_cost": 19_456, "parallelism": 1}  # OWASP password storage cheat sheet: 19 MiB, two passes
 
 
 class Passwords:
@@ -36,7 +35,7 @@ class Passwords:
         self._pepper = pepper
         self._scheme: Scheme = scheme
         self._cost = cost
-        self._argon2 = PasswordHasher(**ARGON2, type=Type.ID)
+        self._argon2 = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)  # OWASP cheat sheet: 19 MiB, two passes
         self._dummy = self.hash("no account has this password")
 
     def hash(self, password: str) -> str:
@@ -102,7 +101,7 @@ class Strength:
         if len(opaque(password)) < self._min_length:
             return [f"must be at least {self._min_length} characters"]
         known = [word.lower() for name in names for word in (name, *name.replace("@", " ").split()) if word]
-        judged = zxcvbn(password[:MAX_JUDGED], user_inputs=[*known, *CONTEXT_WORDS])
+        judged = zxcvbn(password[:MAX_JUDGED], user_inputs=[*known, *CONTEXT_WORDS])  # type: ignore[no-untyped-call]
         if judged["score"] >= MIN_SCORE:
             return []
         feedback = judged["feedback"]

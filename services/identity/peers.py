@@ -142,9 +142,7 @@ class RbacPeer:
 
 
 def _subject(kind: CallerKind, subject_id: str) -> rbac_pb2.Subject:
-    return rbac_pb2.Subject(
-        type=rbac_pb2.SUBJECT_TYPE_CLIENT if kind is CallerKind.CLIENT else rbac_pb2.SUBJECT_TYPE_USER, id=subject_id
-    )
+    return rbac_pb2.Subject(type=rbac_pb2.SUBJECT_TYPE_CLIENT if kind is CallerKind.CLIENT else rbac_pb2.SUBJECT_TYPE_USER, id=subject_id)
 
 
 def _tokens(tokens: token_pb2.TokenSet) -> Tokens:
@@ -153,5 +151,3 @@ def _tokens(tokens: token_pb2.TokenSet) -> Tokens:
 
 def _text(identifier: UUID | None) -> str:
     return str(identifier) if identifier else ""
-
-

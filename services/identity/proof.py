@@ -1,7 +1,7 @@
 """Proof of a password: the one way from a password to "yes, it is theirs".
 
-Count, compare, and only then look at the account. Every way to fail takes the same steps and ends in the same answer: an unknown name is compared with a
-dummy, and so is an account in a pause, whose password is then not tried at all.
+Count, compare, and only then look at the account. Every way to fail takes the same steps and ends in the same answer: an unknown name is compared
+with a dummy, and so is an account in a pause, whose password is then not tried at all.
 """
 
 from dataclasses import dataclass

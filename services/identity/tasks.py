@@ -1,8 +1,8 @@
 """Tasks: what other contexts must do because of a change here, such as refuse a disabled account's tokens.
 
-A task is written in the transaction of the change, so it is never lost; it is done under its own id as request_id, so it is done once, however often it
-is tried. The call that caused it tries first and answers OK only when it is done. If the other context does not answer, the caller hears FanoutPending,
-any instance's relay goes on trying, and the same request_id asks again.
+A task is written in the transaction of the change, so it is never lost; it is done under its own id as request_id, so it is done once, however
+often it is tried. The call that caused it tries first and answers OK only when it is done. If the other context does not answer, the caller hears
+FanoutPending, any instance's relay goes on trying, and the same request_id asks again.
 """
 
 import asyncio

@@ -139,7 +139,10 @@ class Users:
         return self._pager.page(rows, page, key=lambda account: (str(account.id),), tenant_id=tenant_id, query=query)
 
     async def update(self, request: UpdateRequest, call: Call) -> Account:
-        """Change names of an account. A new address is not verified, and gets a mail. Raises InvalidRequest, NotFound, EtagMismatch, AlreadyExists."""
+        """Change names of an account. A new address is not verified, and gets a mail.
+
+        Raises  InvalidRequest, NotFound, EtagMismatch, AlreadyExists
+        """
         fields = request.fields
 
         async def effect(change: Change) -> Account:

@@ -6,19 +6,19 @@ from services.up.endpoints import Endpoints
 
 LINES = """\
 1. Once: replace the administrator's one-time password; the new one is "my " and the old one:
-  curl -s {rest}/v1/auth/login -d '{{"login":"{email}","password":"'"$(cat {password})"'","new_password":"my '"$(cat {password})"'"}}'
+  curl -s {rest}/v1/auth/login -H content-type:application/json -d '{{"login":"{email}","password":"'"$(cat {password})"'","new_password":"my '"$(cat {password})"'"}}'
 2. Log in twice: $ADMIN will ask about $TOKEN:
   ADMIN=$({login}); TOKEN=$({login})
 3. Verify the token, and check a permission of whom it speaks for:
-  curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -d '{{"token":"'$TOKEN'"}}'; curl -s {rest}/v1/permissions:check -H "authorization: Bearer $ADMIN" -d '{{"subject":{{"type":"SUBJECT_TYPE_USER","id":"'$(curl -s {rest}/v1/me -H "authorization: Bearer $TOKEN" | sed -E 's/.*"id": ?"([^"]+)".*/\\1/')'"}},"permission":"users.read"}}'
+  curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -H content-type:application/json -d '{{"token":"'$TOKEN'"}}'; curl -s {rest}/v1/permissions:check -H "authorization: Bearer $ADMIN" -H content-type:application/json -d '{{"subject":{{"type":"SUBJECT_TYPE_USER","id":"'$(curl -s {rest}/v1/me -H "authorization: Bearer $TOKEN" | sed -E 's/.*"id": ?"([^"]+)".*/\\1/')'"}},"permission":"users.read"}}'
 4. Revoke the token:
-  curl -s {rest}/v1/tokens:revoke -H "authorization: Bearer $TOKEN" -d '{{"token":"'$TOKEN'"}}'
+  curl -s {rest}/v1/tokens:revoke -H "authorization: Bearer $TOKEN" -H content-type:application/json -d '{{"token":"'$TOKEN'"}}'
 5. Verify it again: REVOKED, whichever instance answers:
-  curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -d '{{"token":"'$TOKEN'"}}'
+  curl -s {rest}/v1/tokens:verify -H "authorization: Bearer $ADMIN" -H content-type:application/json -d '{{"token":"'$TOKEN'"}}'
 """  # noqa: E501  (each is one line to paste)
 
 LOGIN = """\
-curl -s {rest}/v1/auth/login -d '{{"login":"{email}","password":"my '"$(cat {password})"'"}}' | sed -E 's/.*"access_token": ?"([^"]+)".*/\\1/'"""
+curl -s {rest}/v1/auth/login -H content-type:application/json -d '{{"login":"{email}","password":"my '"$(cat {password})"'"}}' | sed -E 's/.*"access_token": ?"([^"]+)".*/\\1/'"""
 
 
 def new_password(one_time: str) -> str:

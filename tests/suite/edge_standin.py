@@ -69,6 +69,7 @@ class Instance(grpc.GenericRpcHandler):
     """One instance of every service at once."""
 
     seen: list[Seen] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)  # paths that are no RPC, apart from health checks
     answers: dict[str, Answer] = field(default_factory=dict)
     health: Any = field(default_factory=cast(Any, health).aio.HealthServicer)
     address: Address = (LOOPBACK, 0)
@@ -78,6 +79,8 @@ class Instance(grpc.GenericRpcHandler):
         try:
             method = POOL.FindServiceByName(service).methods_by_name[name]
         except KeyError:
+            if service != "grpc.health.v1.Health":
+                self.strays.append(handler_call_details.method)
             return None
         request_type, response_type = (message_factory.GetMessageClass(t) for t in (method.input_type, method.output_type))
 

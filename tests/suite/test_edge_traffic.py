@@ -39,6 +39,7 @@ async def front(upstream: Instance, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(autouse=True)
 async def _fresh(upstream: Instance) -> None:
     upstream.seen.clear()
+    upstream.strays.clear()
     upstream.answers.clear()
 
 
@@ -88,6 +89,7 @@ async def test_a_rest_path_carries_no_grpc(front: Edge, upstream: Instance) -> N
         answer = await front.http.request(method, path, headers={"content-type": "application/grpc"})
         assert (answer.status_code, reason_of(answer)) == (404, "NOT_FOUND")
     assert upstream.seen == []
+    assert upstream.strays == []
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "TRACE", "CONNECT", "HEAD", "OPTIONS", "GET"])

@@ -18,7 +18,7 @@ COLUMNS = """
 CREDENTIAL = f"""
     {COLUMNS}, a.password_hash, a.password_one_time,
     coalesce((SELECT r.revision FROM suite.tenant_revision r WHERE r.tenant_id = a.tenant_id), 0) AS tenant_revision
-"""
+"""  # noqa: S608
 
 
 class AccountStore:
@@ -138,7 +138,7 @@ class AccountStore:
     _SET_PASSWORD = """
         UPDATE account SET password_hash = $3, password_one_time = false, locked_until = NULL, revision = revision + 1, update_time = $4
         WHERE id = $1 AND password_hash = $2
-    """
+    """  # noqa: S105
 
     async def replace_password(self, change: Change, credential: Credential, password_hash: str, now: datetime) -> bool:
         """Replace the password that was proved; False if it was replaced in between."""
@@ -149,7 +149,7 @@ class AccountStore:
         UPDATE account SET password_hash = $3, password_one_time = false, email_verified = true, locked_until = NULL,
                revision = revision + 1, update_time = $4
         WHERE id = $1 AND email_key = $2
-    """
+    """  # noqa: S105
 
     async def reset_password(self, change: Change, redeemed: Redeemed, password_hash: str, now: datetime) -> bool:
         """Set the password of whoever reads mail at the account's address; False if the address is another by now."""

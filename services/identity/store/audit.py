@@ -42,4 +42,5 @@ class AuditStore:
 
 
 def _record(row: Row) -> AuditRecord:
-    return AuditRecord(**{name: row[name] for name in row.keys() if name != "details"}, details=msgspec.json.decode(row["details"], type=dict[str, str]))  # noqa: SIM118  (a Record iterates its values)
+    facts = {**dict(row), "details": msgspec.json.decode(row["details"], type=dict[str, str])}
+    return AuditRecord(**facts)

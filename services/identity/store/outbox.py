@@ -1,7 +1,7 @@
 """The two outboxes in Postgres: mail to be sent, and tasks for other contexts.
 
-Both are taken by lease: a short statement moves what is due into the future and returns it, so no transaction is open while a mail server or a peer is
-asked, and a killed instance's work comes up again by itself. Due times are Postgres's own, which all instances share.
+Both are taken by lease: a short statement moves what is due into the future and returns it, so no transaction is open while a mail server or a
+peer is asked, and a killed instance's work comes up again by itself. Due times are Postgres's own, which all instances share.
 """
 
 from uuid import UUID

@@ -59,8 +59,7 @@ async def test_without_reading_the_revision_it_would_be_stale(rbac: Rbac, tenant
     monkeypatch.setattr(store, "load", remembering_load)
     monkeypatch.setattr(store, "read_state", deaf)
 
-    with pytest.raises(AssertionError):
-        assert await stale_answers(tenant, 5) == 0
+    assert await stale_answers(tenant, 5) >= 5
 
 
 async def remove_from_group(tenant: Tenant, user: str) -> Callable[[], Awaitable[object]]:
