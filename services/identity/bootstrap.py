@@ -7,6 +7,7 @@ order to rbac are one transaction, so a run that was killed is carried on by the
 import asyncio
 import sys
 import time
+from uuid import UUID
 
 from services.chassis import telemetry
 from services.chassis.call import Call, Caller, CallerKind
@@ -26,21 +27,24 @@ async def bootstrap(settings: IdentitySettings, *, patience: float = PATIENCE) -
         return "no first administrator is wanted: BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_PASSWORD are not both set"
     async with assembled(settings) as identity:
         await identity.database.require_schema()
-        made = await _ensure(identity, email, password, patience)
+        account_id, made = await identity.tenants.ensure_first_administrator(email, password, _call())
+        await _settle(identity, account_id, patience)
     return f"made {email} the first administrator, with a one-time password" if made else f"{email} has an account already"
 
 
-async def _ensure(identity: Identity, email: str, password: str, patience: float) -> bool:
-    give_up_at, made = time.monotonic() + patience, False
+async def _settle(identity: Identity, account_id: UUID, patience: float) -> None:
+    give_up_at = time.monotonic() + patience
     while True:
-        call = Call("bootstrap", Caller(CallerKind.SERVICE, "identity"), deadline=time.monotonic() + 10)
         try:
-            return await identity.tenants.ensure_first_administrator(email, password, call) or made
+            return await identity.tenants.settle_administrator(account_id, _call())
         except (Unavailable, DeadlineExceeded):
             if time.monotonic() > give_up_at:
                 raise
-            made = True  # an account that was there before has no open task, so it is made by now or about to be
             await asyncio.sleep(RETRY_EVERY)
+
+
+def _call() -> Call:
+    return Call("bootstrap", Caller(CallerKind.SERVICE, "identity"), deadline=time.monotonic() + 10)
 
 
 def main() -> int:

@@ -68,6 +68,7 @@ class Identity:
     mail_room: MailRoom
     pool: HashPool
     clock: Clock
+    redis: Redis
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -206,7 +207,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             (_service(tenant_pb2, "TenantService"), TenantServicer(tenants)),
         ]
         edge = Edge(Gate(own, TokenAuthenticator(token_stub, Peer("token", own)), rbac), Limits.of(settings, redis), note=database.note)
-        yield Identity(edge, servicers, database, accounts, task_store, tenants, tasks, mail_room, pool, clock)
+        yield Identity(edge, servicers, database, accounts, task_store, tenants, tasks, mail_room, pool, clock, redis)
 
 
 def client_scopes() -> frozenset[str]:

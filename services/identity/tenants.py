@@ -97,22 +97,26 @@ class Tenants:
         rows = await self._store.list(after=page.after[0] if page.after else "", limit=page.size + 1)
         return self._pager.page(rows, page, key=lambda tenant: (tenant.name,), tenant_id=DEFAULT_TENANT, query=query)
 
-    async def ensure_first_administrator(self, email: str, password: str, call: Call) -> bool:
-        """Make the default tenant's first administrator with a one-time password; return whether there was none with this address.
+    async def ensure_first_administrator(self, email: str, password: str, call: Call) -> tuple[UUID, bool]:
+        """Return the account of `email` in the default tenant, and whether it was made now, as administrator with a one-time password.
 
-        Whoever has the address already keeps password and roles. What an interrupted run left to be done is done.
-        Raises  InvalidRequest, what rbac raises
+        Whoever has the address already keeps password and roles. Raises InvalidRequest. `settle_administrator` must follow.
         """
         try:
             key = email_name(email).key
         except NameUnusable as error:
             raise InvalidRequest.of("BOOTSTRAP_ADMIN_EMAIL", str(error)) from None
         found = await self._accounts.find_by_login(DEFAULT_TENANT, key)
-        account = found.account if found else await self._insert_administrator(email, password, call)
-        if account is None:  # another run was faster
-            return await self.ensure_first_administrator(email, password, call)
-        await self._tasks.settle_all(account.id, call)
-        return found is None
+        if found is not None:
+            return found.account.id, False
+        made = await self._insert_administrator(email, password, call)
+        if made is not None:
+            return made.id, True
+        return await self.ensure_first_administrator(email, password, call)  # another run was faster
+
+    async def settle_administrator(self, account_id: UUID, call: Call) -> None:
+        """Do what rbac must still do about an administrator, if anything. Raises what rbac raises."""
+        await self._tasks.settle_all(account_id, call)
 
     async def _insert_administrator(self, email: str, password: str, call: Call) -> Account | None:
         admin = await self._administrator(DEFAULT_TENANT, email, password, "BOOTSTRAP_ADMIN_EMAIL", call)

@@ -11,7 +11,7 @@ from watchword.errors import InvalidCredentials, RateLimited, WatchwordError
 from watchword.identity.v1 import authentication_pb2, authentication_pb2_grpc
 
 
-async def attempt(stub: authentication_pb2_grpc.AuthenticationServiceAsyncStub, name: str, password: str) -> WatchwordError | None:
+async def attempt(stub: "authentication_pb2_grpc.AuthenticationServiceAsyncStub", name: str, password: str) -> WatchwordError | None:
     """Return what a login raised, None if it succeeded."""
     try:
         await stub.Login(authentication_pb2.LoginRequest(login=name, password=password), timeout=20)

@@ -216,7 +216,9 @@ class Tenant:
         request = rbac_pb2.CreateRoleRequest(name=name, permissions=permissions, parent_role_ids=parents)
         return (await ask(self.instances[0].roles.CreateRole, request, by or self.admin)).role.id
 
-    async def bind(self, who: str, role: str, *, kind: Any = USER, resource: str = "", until: datetime | None = None, by: Metadata = (), at: int = 0) -> str:
+    async def bind(
+        self, who: str, role: str, *, kind: Any = USER, resource: str = "", until: datetime | None = None, by: Metadata = (), at: int = 0
+    ) -> str:
         request = rbac_pb2.CreateRoleBindingRequest(subject=subject(kind, who), resource=resource)
         request.role_id, request.role_name = ("", role) if role.startswith("watchword.") else (role, "")
         if until is not None:
@@ -242,7 +244,9 @@ class Tenant:
         request = rbac_pb2.SetResourceParentRequest(resource=resource, parent=parent)
         await ask(self.instances[0].resources.SetResourceParent, request, self.admin)
 
-    async def check(self, who: str, permission: str, resource: str = "", *, kind: Any = USER, at: int = 0, fresh: str = "") -> permission_pb2.CheckPermissionResponse:
+    async def check(
+        self, who: str, permission: str, resource: str = "", *, kind: Any = USER, at: int = 0, fresh: str = ""
+    ) -> permission_pb2.CheckPermissionResponse:
         request = permission_pb2.CheckPermissionRequest(subject=subject(kind, who), permission=permission, resource=resource, tenant_id=self.id)
         if fresh:
             request.consistency.at_least_as_fresh = fresh
@@ -320,7 +324,8 @@ async def all_rbac(stores: Stores, service_keys: Keys) -> AsyncIterator[Rbac]:
     url, clock = await stores.new_database(), MovableClock()
     async with AsyncExitStack() as stack:
         instances = [
-            await stack.enter_async_context(running(settings_of(url, stores, service_keys, f"rbac-{number}"), service_keys, clock)) for number in (1, 2)
+            await stack.enter_async_context(running(settings_of(url, stores, service_keys, f"rbac-{number}"), service_keys, clock))
+            for number in (1, 2)
         ]
         yield Rbac(instances, clock, service_keys, url)
 

@@ -252,8 +252,6 @@ async def test_a_resource_never_written_down_is_a_root(tenant: Tenant) -> None:
     assert await parent() == ""
 
 
-Attempt = Callable[[Tenant, str], tuple[str, Any]]
-
 UNKNOWN: list[tuple[str, str, Callable[[str], Any]]] = [
     ("roles", "GetRole", lambda x: rbac_pb2.GetRoleRequest(role_id=x)),
     ("roles", "UpdateRole", lambda x: rbac_pb2.UpdateRoleRequest(role_id=x, role=rbac_pb2.RoleUpdate(name="x"))),

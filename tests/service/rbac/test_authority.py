@@ -139,7 +139,9 @@ async def test_a_refused_hand_out_is_audited_and_changes_nothing(rbac: Rbac, ten
     with pytest.raises(PermissionDenied):
         await tenant.bind(who, "watchword.admin", by=caller)
 
-    events = await rbac.sql("SELECT outcome, actor_id, details::text FROM suite.audit_event WHERE tenant_id = $1 AND type = 'policy_change_denied'", tenant.id)
+    events = await rbac.sql(
+        "SELECT outcome, actor_id, details::text FROM suite.audit_event WHERE tenant_id = $1 AND type = 'policy_change_denied'", tenant.id
+    )
 
     assert [(event["outcome"], event["actor_id"]) for event in events] == [("failure", who)]
     assert not await tenant.may(who, "users.delete")

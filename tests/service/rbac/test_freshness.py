@@ -193,7 +193,9 @@ async def test_a_check_that_was_given_up_leaves_nothing_behind(rbac: Rbac, tenan
     assert len(rbac.instances[1].checker._memory.holdings) == remembered + 1
 
 
-async def test_without_postgres_a_check_is_unavailable_and_nothing_is_remembered(rbac: Rbac, stores: Stores, service_keys: Keys, tenant: Tenant) -> None:
+async def test_without_postgres_a_check_is_unavailable_and_nothing_is_remembered(
+    rbac: Rbac, stores: Stores, service_keys: Keys, tenant: Tenant
+) -> None:
     """A117: neither yes nor no, warm or cold; and the right answer once Postgres is back."""
     user, stranger = str(uuid4()), str(uuid4())
     binding = await tenant.bind(user, await tenant.role("any", "doc.read"))

@@ -44,7 +44,9 @@ async def test_a_wildcard_stands_for_a_whole_part(tenant: Tenant, pattern: str, 
     assert [await tenant.may(user, permission) for permission in refused] == [False] * len(refused)
 
 
-@pytest.mark.parametrize("permission", ["", "*", "*.*", "doc.*", "doc", "doc.read\n", "doc.read\x00", "Doc.read", "doc.read ", "doc..read", "doc.read.all"])
+@pytest.mark.parametrize(
+    "permission", ["", "*", "*.*", "doc.*", "doc", "doc.read\n", "doc.read\x00", "Doc.read", "doc.read ", "doc..read", "doc.read.all"]
+)
 async def test_a_check_asks_about_one_exact_permission(tenant: Tenant, permission: str) -> None:
     """A120: a wildcard is a word of grants; a malformed permission is refused, never matched. A114: and so is one in another case."""
     with pytest.raises(InvalidRequest) as refusal:
