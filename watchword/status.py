@@ -6,7 +6,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
-from watchword.errors import BY_REASON, Unavailable, Violation, WatchwordError
+from watchword.errors import BY_REASON, Internal, Unavailable, Violation, WatchwordError
 
 DOMAIN = "watchword"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -74,4 +74,4 @@ def _bare(error: grpc.RpcError) -> WatchwordError:
     for leaf in BY_REASON.values():
         if code is not None and int(leaf.code) == code.value[0] and code is not grpc.StatusCode.INTERNAL:
             return leaf()
-    return Unavailable() if code is not grpc.StatusCode.INTERNAL else WatchwordError()
+    return Unavailable() if code is not grpc.StatusCode.INTERNAL else Internal()

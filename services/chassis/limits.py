@@ -92,7 +92,10 @@ class Limits:
         lot = max(1, min(CHECK_LOT, limit.count // 10))
         wait = await self._ask(key, limit, lot)
         if wait <= 0:
-            self._lots[key] = (lot - 1, time.monotonic() + limit.seconds)
+            # Calls that came meanwhile took lots too: what they have left is added to, or it would be lost.
+            now = time.monotonic()
+            left, until = self._lots.get(key, (0, 0.0))
+            self._lots[key] = ((left if now < until else 0) + lot - 1, now + limit.seconds)
             self._lots.move_to_end(key)
             if len(self._lots) > MAX_KEYS:
                 self._lots.popitem(last=False)

@@ -5,6 +5,7 @@ result and causes nothing. Postgres refuses cross-context SQL, because the pool'
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -79,26 +80,29 @@ class Database:
         """Open a pool for `schema`; close it by force if it will not close in good time (asyncpg #1326, #1356).
 
         lazily  connect when first asked, so that start-up does not need Postgres
-        Raises  PoolTooLarge, OSError if Postgres does not answer
+        Raises  PoolTooLarge, SchemaBehind, OSError if Postgres does not answer
         """
         size = settings.DATABASE_POOL_SIZE + settings.DATABASE_MAX_OVERFLOW
-        pool = await asyncpg.create_pool(
-            settings.DATABASE_URL.get_secret_value(),
-            min_size=0 if lazily else 1,
-            max_size=size,
-            timeout=CONNECT_TIMEOUT,
-            command_timeout=STATEMENT_TIMEOUT,
-            max_inactive_connection_lifetime=RECYCLE_AFTER,
-            statement_cache_size=settings.DATABASE_STATEMENT_CACHE_SIZE,
-            server_settings={
-                "application_name": f"watchword/{schema}/{settings.INSTANCE_ID[:40]} max={size}",
-                "role": f"watchword_{schema}",
-                "search_path": f"{schema},suite",
-                "lock_timeout": "1000",
-                "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
-                "idle_in_transaction_session_timeout": "10000",
-            },
-        )
+        try:
+            pool = await asyncpg.create_pool(
+                settings.DATABASE_URL.get_secret_value(),
+                min_size=0 if lazily else 1,
+                max_size=size,
+                timeout=CONNECT_TIMEOUT,
+                command_timeout=STATEMENT_TIMEOUT,
+                max_inactive_connection_lifetime=RECYCLE_AFTER,
+                statement_cache_size=settings.DATABASE_STATEMENT_CACHE_SIZE,
+                server_settings={
+                    "application_name": f"watchword/{schema} max={size} {settings.INSTANCE_ID[-36:]}",  # Postgres keeps 63 bytes
+                    "role": f"watchword_{schema}",
+                    "search_path": f"{schema},suite",
+                    "lock_timeout": "1000",
+                    "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
+                    "idle_in_transaction_session_timeout": "10000",
+                },
+            )
+        except asyncpg.InvalidParameterValueError:
+            raise SchemaBehind(f"the role watchword_{schema} does not exist: run python -m services.chassis.migrate first") from None
         try:
             if not lazily:
                 await _refuse_overcommitment(pool)
@@ -112,7 +116,10 @@ class Database:
     async def require_schema(self) -> None:
         """Return if the schema is what this code needs. Raises SchemaBehind."""
         for schema in ("suite", self._schema):
-            row = await self.fetch_row(f"SELECT max(version) AS version FROM {schema}.schema_migration")  # noqa: S608
+            try:
+                row = await self.fetch_row(f"SELECT max(version) AS version FROM {schema}.schema_migration")  # noqa: S608
+            except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+                row = None  # never migrated
             if row is None or (row["version"] or 0) < latest(schema):
                 raise SchemaBehind(f"the schema {schema} is not current: run python -m services.chassis.migrate first")
 
@@ -174,7 +181,8 @@ class Database:
         try:
             await self._pool.release(connection, timeout=1.0)
         except (TimeoutError, asyncpg.InterfaceError, *UNREACHABLE):
-            connection.terminate()
+            with contextlib.suppress(asyncpg.InterfaceError):  # the pool has let go of it already
+                connection.terminate()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -291,7 +299,7 @@ async def _refuse_overcommitment(pool: asyncpg.Pool) -> None:
     async with pool.acquire() as connection:
         limit = int(await connection.fetchval("SHOW max_connections"))
         names = await connection.fetch("SELECT DISTINCT application_name AS name FROM pg_stat_activity WHERE application_name LIKE 'watchword/%'")
-    wanted = sum(int(match[1]) for row in names if (match := re.search(r" max=(\d+)$", row["name"])))
+    wanted = sum(int(match[1]) for row in names if (match := re.match(r"watchword/\w+ max=(\d+) ", row["name"])))
     if wanted > limit - RESERVED_CONNECTIONS:
         raise PoolTooLarge(
             f"the instances' pools may take {wanted} connections, Postgres has {limit} and keeps {RESERVED_CONNECTIONS} for operators:"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import asyncpg
 import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
@@ -130,6 +131,9 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
         asyncio.run(main())  # type: ignore[arg-type]
     except (SettingsError, AccessUndeclared, PoolTooLarge, SchemaBehind, ServiceKeyError, UnusableAddress, WatchwordError) as error:
         print(f"cannot start: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        print(f"cannot start: Postgres refuses the settings: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         print(f"cannot start: a dependency does not answer: {error}", file=sys.stderr)

@@ -92,9 +92,10 @@ class ServiceIdentity:
                 leeway=LEEWAY,
                 options={"require": ["iss", "sub", "aud", "iat", "exp", "jti"], "strict_aud": True},
             )
-        except (jwt.InvalidTokenError, ValueError, TypeError):
+            lifetime = int(claims["exp"]) - int(claims["iat"])
+        except (jwt.InvalidTokenError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise TokenInvalid from None
-        if claims["sub"] != claims["iss"] or claims["exp"] - claims["iat"] > LIFETIME:
+        if claims["sub"] != claims["iss"] or not 0 < lifetime <= LIFETIME:
             raise TokenInvalid
         return Caller(CallerKind.SERVICE, claims["sub"])
 
@@ -105,5 +106,5 @@ def is_service_token(token: str) -> bool:
         return False
     try:
         return bool(jwt.get_unverified_header(token).get("typ") == TYPE)
-    except jwt.InvalidTokenError:
+    except (jwt.InvalidTokenError, ValueError, RecursionError):
         return False

@@ -10,8 +10,9 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 S = TypeVar("S", bound="ChassisSettings")
 
@@ -32,6 +33,7 @@ FAMILIES = (
     "SERVICE_KEY",
 )
 FOREIGN = frozenset({"APP_HOME", "DATABASE_READ_URL", "REDIS_VERSION", "REDIS_HOME"})  # names that base images are known to set
+_SCHEMES = {"DATABASE_URL": ("postgresql", "postgres"), "REDIS_URL": ("redis", "rediss", "redis+sentinel", "redis+cluster")}
 WEAK = frozenset({"changeme", "change-me", "secret", "password", "test", "your-same-salt-on-all-instances", "placeholder", "replace-me"})
 
 
@@ -105,9 +107,18 @@ class ChassisSettings(BaseModel):
     @field_validator("PUBLIC_BASE_URL")
     @classmethod
     def _base_url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")) or value.count("/") > 2 + value.rstrip("/").count("/", 8):
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
             raise ValueError("must be a URL such as https://auth.example.com")
         return value.rstrip("/")
+
+    @field_validator("DATABASE_URL", "REDIS_URL")
+    @classmethod
+    def _store_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        schemes = _SCHEMES[str(info.field_name)]
+        if not value.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must be a URL that begins with {schemes[0]}://")
+        return value
 
     @field_validator("SECURITY_SALT")
     @classmethod
@@ -196,7 +207,7 @@ def _value(environment: Mapping[str, str], name: str) -> str | None:
     if not path:
         return plain or None
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return Path(path).read_text(encoding="utf-8").strip() or None
     except UnicodeDecodeError:
         raise ValueError("the file is not UTF-8 text") from None
     except OSError as error:

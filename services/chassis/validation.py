@@ -1,11 +1,13 @@
 """Requests checked against the rules their protos declare, before a handler sees them.
 
 Compiled once per message type. A string without rules holds at most 256 bytes; no string holds a control character unless it is secret text, and
-none holds NUL. Each breach is one field violation, named by its path in the JSON form.
+none holds NUL. Each breach is one field violation, named by its path in the JSON form; beyond the first twenty none is told, because violations
+travel in trailers, which are refused at 8 KiB.
 """
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -17,10 +19,11 @@ from watchword.options.v1 import field_pb2
 
 DEFAULT_BYTES = 256
 DEFAULT_ITEMS = 100
+MAX_VIOLATIONS = 20
 MIN_SECONDS, MAX_SECONDS = -62_135_596_800, 253_402_300_799  # years 1 to 9999: google/protobuf/timestamp.proto
 MAX_DURATION = 315_576_000_000  # seconds: google/protobuf/duration.proto
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\u202a-\u202e\u2066-\u2069]")
 _NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 _SHAPES = {
     field_pb2.FORMAT_PERMISSION: (re.compile(rf"{_NAME}\.{_NAME}"), "must be a permission, such as invoices.read"),
@@ -42,8 +45,8 @@ class Validator:
         self._checks: dict[str, list[tuple[FieldDescriptor, Check]]] = {}
 
     def check(self, request: Message) -> None:
-        """Return if `request` keeps its rules. Raises InvalidRequest with every breach."""
-        violations = list(self._breaches(request, ""))
+        """Return if `request` keeps its rules. Raises InvalidRequest with the first breaches."""
+        violations = list(islice(self._breaches(request, ""), MAX_VIOLATIONS))
         if violations:
             raise InvalidRequest(violations=violations)
 
@@ -125,7 +128,7 @@ def _text(rules: field_pb2.FieldRules) -> Check:
     def check(value: str, path: str) -> Iterator[Violation]:
         if len(value.encode()) > limit:
             yield Violation(path, f"must be at most {limit} bytes")
-        elif not rules.secret and _CONTROL.search(value):
+        elif "\0" in value or (not rules.secret and _CONTROL.search(value)):
             yield Violation(path, "must not hold control characters")
         elif rules.format == field_pb2.FORMAT_UUID and not _is_uuid(value):
             yield Violation(path, "must be a UUID")

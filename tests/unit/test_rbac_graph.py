@@ -1,5 +1,7 @@
 """Hierarchies: cycles are named, depth is counted."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ def test_a_cycle_that_is_found_is_one(found: list[Edge], start: str) -> None:
         assert start not in reached
     else:
         assert path[0] == path[-1] == start
-        assert all(Edge(child, parent) in found for child, parent in zip(path, path[1:], strict=False))
+        assert all(Edge(child, parent) in found for child, parent in pairwise(path))
 
 
 def chain(length: int) -> list[Edge]:

@@ -214,7 +214,7 @@ class Tenant:
 
     async def role(self, name: str, *permissions: str, parents: Sequence[str] = (), by: Metadata = ()) -> str:
         request = rbac_pb2.CreateRoleRequest(name=name, permissions=permissions, parent_role_ids=parents)
-        return (await ask(self.instances[0].roles.CreateRole, request, by or self.admin)).role.id
+        return str((await ask(self.instances[0].roles.CreateRole, request, by or self.admin)).role.id)
 
     async def bind(
         self, who: str, role: str, *, kind: Any = USER, resource: str = "", until: datetime | None = None, by: Metadata = (), at: int = 0
@@ -223,14 +223,14 @@ class Tenant:
         request.role_id, request.role_name = ("", role) if role.startswith("watchword.") else (role, "")
         if until is not None:
             request.expire_time.FromDatetime(until)
-        return (await ask(self.instances[at].bindings.CreateRoleBinding, request, by or self.admin)).role_binding.id
+        return str((await ask(self.instances[at].bindings.CreateRoleBinding, request, by or self.admin)).role_binding.id)
 
     async def unbind(self, binding: str, *, at: int = 0, by: Metadata = ()) -> str:
         request = rbac_pb2.DeleteRoleBindingRequest(role_binding_id=binding)
-        return (await ask(self.instances[at].bindings.DeleteRoleBinding, request, by or self.admin)).consistency_token
+        return str((await ask(self.instances[at].bindings.DeleteRoleBinding, request, by or self.admin)).consistency_token)
 
     async def group(self, name: str) -> str:
-        return (await ask(self.instances[0].groups.CreateGroup, rbac_pb2.CreateGroupRequest(name=name), self.admin)).group.id
+        return str((await ask(self.instances[0].groups.CreateGroup, rbac_pb2.CreateGroupRequest(name=name), self.admin)).group.id)
 
     async def join(self, group: str, who: str, *, kind: Any = USER, by: Metadata = ()) -> None:
         request = rbac_pb2.AddGroupMemberRequest(group_id=group, member=subject(kind, who))
@@ -250,7 +250,8 @@ class Tenant:
         request = permission_pb2.CheckPermissionRequest(subject=subject(kind, who), permission=permission, resource=resource, tenant_id=self.id)
         if fresh:
             request.consistency.at_least_as_fresh = fresh
-        return await ask(self.instances[at].permissions.CheckPermission, request, self.peer)
+        answer: permission_pb2.CheckPermissionResponse = await ask(self.instances[at].permissions.CheckPermission, request, self.peer)
+        return answer
 
     async def may(self, who: str, permission: str, resource: str = "", *, kind: Any = USER, at: int = 0) -> bool:
         return (await self.check(who, permission, resource, kind=kind, at=at)).decision == permission_pb2.ALLOW

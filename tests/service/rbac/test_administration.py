@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -26,11 +27,13 @@ from watchword.rbac.v1 import permission_pb2, rbac_pb2
 async def update(tenant: Tenant, role: str, *paths: str, etag: str = "", **fields: Any) -> rbac_pb2.Role:
     request = rbac_pb2.UpdateRoleRequest(role_id=role, role=rbac_pb2.RoleUpdate(**fields), etag=etag)
     request.update_mask.paths.extend(paths)
-    return (await ask(tenant.instances[0].roles.UpdateRole, request, tenant.admin)).role
+    answer: rbac_pb2.UpdateRoleResponse = await ask(tenant.instances[0].roles.UpdateRole, request, tenant.admin)
+    return answer.role
 
 
 async def get(tenant: Tenant, role: str) -> rbac_pb2.Role:
-    return (await ask(tenant.instances[1].roles.GetRole, rbac_pb2.GetRoleRequest(role_id=role), tenant.admin)).role
+    answer: rbac_pb2.GetRoleResponse = await ask(tenant.instances[1].roles.GetRole, rbac_pb2.GetRoleRequest(role_id=role), tenant.admin)
+    return answer.role
 
 
 async def test_every_tenant_has_the_suites_own_roles_and_nobody_changes_them(rbac: Rbac, tenant: Tenant) -> None:
@@ -176,7 +179,7 @@ async def test_groups_and_resources_make_no_cycles_either(tenant: Tenant) -> Non
 
 async def test_groups_and_resources_are_at_most_32_deep(tenant: Tenant) -> None:
     groups = [await tenant.group(f"g{number}") for number in range(33)]
-    for outer, inner in zip(groups[:31], groups[1:32], strict=True):
+    for outer, inner in pairwise(groups[:32]):
         await tenant.join(outer, inner, kind=GROUP)
     with pytest.raises(DepthExceeded):
         await tenant.join(groups[31], groups[32], kind=GROUP)
@@ -243,7 +246,7 @@ async def test_adding_a_member_twice_and_removing_a_stranger_are_no_errors_and_n
 
 async def test_a_resource_never_written_down_is_a_root(tenant: Tenant) -> None:
     async def parent() -> str:
-        return (await ask(tenant.instances[1].resources.GetResource, rbac_pb2.GetResourceRequest(resource="doc/1"), tenant.admin)).parent
+        return str((await ask(tenant.instances[1].resources.GetResource, rbac_pb2.GetResourceRequest(resource="doc/1"), tenant.admin)).parent)
 
     assert await parent() == ""
     await tenant.place("doc/1", "folder/a")

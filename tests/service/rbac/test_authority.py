@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.service.rbac.conftest import CLIENT, GROUP, USER, Metadata, Rbac, Tenant, ask, as_client, subject
+from tests.service.rbac.conftest import CLIENT, GROUP, USER, Metadata, Rbac, Tenant, as_client, ask, subject
 from watchword.errors import LastAdministrator, PermissionDenied
 from watchword.rbac.v1 import rbac_pb2
 
@@ -22,12 +22,12 @@ async def manager(tenant: Tenant, *more: str) -> tuple[str, Metadata]:
 
 async def admin_role(tenant: Tenant) -> str:
     roles = (await ask(tenant.instances[0].roles.ListRoles, rbac_pb2.ListRolesRequest(), tenant.admin)).roles
-    return next(role.id for role in roles if role.name == "watchword.admin")
+    return next(str(role.id) for role in roles if role.name == "watchword.admin")
 
 
 async def admin_binding(tenant: Tenant) -> str:
     request = rbac_pb2.ListRoleBindingsRequest(subject_id=tenant.admin_id)
-    return (await ask(tenant.instances[0].bindings.ListRoleBindings, request, tenant.admin)).role_bindings[0].id
+    return str((await ask(tenant.instances[0].bindings.ListRoleBindings, request, tenant.admin)).role_bindings[0].id)
 
 
 @pytest.mark.parametrize("wanted", ["*.*", "invoices.*", "*.read", "invoices.delete", "users.read"])

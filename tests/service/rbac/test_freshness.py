@@ -1,4 +1,4 @@
-"""The promise: after a change's OK no instance answers from before it. Shown on two instances with warm memories, and shown to fail without its defence."""
+"""The promise: after a change's OK no instance answers from before it. Shown on two warm instances, and shown to fail without its defence."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -49,7 +50,8 @@ async def test_an_instance_serves_and_ends_cleanly(stores: Stores, service_keys:
             await ask(rbac_pb2_grpc.RoleBindingServiceStub(channel).CreateRoleBinding, bind, peer)
             check = permission_pb2.CheckPermissionRequest(subject=subject(USER, user), permission="tenants.create", tenant_id=str(DEFAULT_TENANT))
             answer = await ask(permission_pb2_grpc.PermissionServiceStub(channel).CheckPermission, check, peer)
-            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="watchword.rbac.v1.PermissionService"))
+            probe: Any = health_pb2_grpc.HealthStub
+            health = await probe(channel).Check(health_pb2.HealthCheckRequest(service="watchword.rbac.v1.PermissionService"))
         running.send_signal(signal.SIGTERM)
         assert running.wait(10) == 0
 
