@@ -131,11 +131,14 @@ def test_aws_keeps_the_seeds_figures() -> None:
     assert (service["DeploymentConfiguration"]["MinimumHealthyPercent"], service["DeploymentConfiguration"]["MaximumPercent"]) == (50, 200)
 
 
+URLS = {"database-url": "postgresql://user:password@postgres:5432/watchword", "redis-url": "redis://redis:6379"}
+
+
 @pytest.mark.parametrize("service", CONTEXTS)
 def test_each_service_starts_on_what_compose_gives_it(tmp_path: Path, service: str) -> None:
     """Nothing missing, nothing misspelt, nothing weak; and with the placeholder for a secret, production refuses."""
     for name in SERVICES[service]["secrets"]:
-        (tmp_path / name).write_text("kQ7vR2mX9pL4tZ8wB3nC6yH1sD5fG0jA", encoding="utf-8")
+        (tmp_path / name).write_text(URLS.get(name, "kQ7vR2mX9pL4tZ8wB3nC6yH1sD5fG0jA"), encoding="utf-8")
     environment = _environment(service, tmp_path)
 
     assert load(CONTEXTS[service], environment).APP_ENV == "production"

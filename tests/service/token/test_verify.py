@@ -54,6 +54,11 @@ def sign(key: rsa.RSAPrivateKey, head: bytes | Member, body: bytes | Member) -> 
     return f"{signed}.{b64(key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
 
+def each(name: str, *values: Any) -> list[Member]:
+    """Return a change of one claim for each value; `...` leaves the claim out."""
+    return [{name: value} for value in values]
+
+
 async def test_a_well_formed_token_is_valid(token: TokenInstances) -> None:
     """The control: without it, every refusal below could have another cause."""
     assert await token.status(sign(token.private_key, header(), claims())) == "VALID"
@@ -183,12 +188,12 @@ async def test_a_header_is_one_plain_json_object(token: TokenInstances, head: by
 @pytest.mark.parametrize(
     "change",
     [
-        *({"exp": value} for value in (..., "9999999999", 1e30, True, None, -1, 10**30, 1.5)),
-        *({"iat": value} for value in (..., "1", None)),
-        *({"aud": value} for value in (..., [], [1], {}, 5, "")),
-        *({"sub": value} for value in (..., 5, "", "admin", "x" * 300, "a\u0000b", "\u202egnp")),
-        *({"jti": value} for value in (..., 5, "not-a-uuid")),
-        *({"tenant_id": value} for value in (..., "", "x")),
+        *each("exp", ..., "9999999999", 1e30, True, None, -1, 10**30, 1.5),
+        *each("iat", ..., "1", None),
+        *each("aud", ..., [], [1], {}, 5, ""),
+        *each("sub", ..., 5, "", "admin", "x" * 300, "a\u0000b", "\u202egnp"),
+        *each("jti", ..., 5, "not-a-uuid"),
+        *each("tenant_id", ..., "", "x"),
         {"sub_type": "root"},
         {"rev": "1"},
         {"roles": "admin"},
