@@ -90,6 +90,7 @@ class Database:
                 max_size=size,
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=STATEMENT_TIMEOUT,
+            reset=_leave_session,
                 max_inactive_connection_lifetime=RECYCLE_AFTER,
                 statement_cache_size=settings.DATABASE_STATEMENT_CACHE_SIZE,
                 server_settings={
@@ -159,8 +160,12 @@ class Database:
             raise ResourceExhausted("no database connection is free; try again") from None
         try:
             yield connection
+        except asyncpg.DataError:
+            raise  # an argument that does not fit its column: our defect, although asyncpg counts it among its interface's errors
         except (asyncpg.InterfaceError, *UNREACHABLE) as error:
             raise DependencyUnavailable from error
+        except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientResourcesError) as error:
+            raise DependencyUnavailable("the database takes no changes now; try again") from error
         except (
             asyncpg.QueryCanceledError,
             asyncpg.LockNotAvailableError,
@@ -292,6 +297,10 @@ async def bump(connection: Connection, tenant_id: TenantId) -> int:
     """Return the tenant's next revision. Call it late: it makes the tenant's changes wait for one another until commit."""
     revision: int = await connection.fetchval("SELECT suite.bump_revision($1)", tenant_id)
     return revision
+
+
+async def _leave_session(_connection: Connection) -> None:
+    """Spare the round trip that resets a session: nothing here sets session state, and asyncpg itself ends an open transaction."""
 
 
 async def _refuse_overcommitment(pool: asyncpg.Pool) -> None:
