@@ -18,13 +18,14 @@ import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from services.chassis.settings import ChassisSettings
 
 CALL_TIMEOUT = 0.1  # seconds
 FAILURES_TO_OPEN = 5
 PROBE_EVERY = 1.0  # seconds
+FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError)  # redis-py does not count the second among the first
 
 
 class RedisDown(Exception):
@@ -87,7 +88,7 @@ class Redis:
                 reply = await self._client.execute_command(*command)
         except NoScriptError:
             raise
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAULTS as error:
             self._failures += 1
             self._probe_at = now + PROBE_EVERY
             raise RedisDown from error
@@ -99,7 +100,7 @@ class Redis:
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
                 await self._client.execute_command("PING")
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAULTS as error:
             raise RedisDown from error
         self._failures = 0
 
