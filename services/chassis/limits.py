@@ -113,7 +113,7 @@ class Limits:
         interval = limit.interval * SHARE
         next_arrival = max(self._own.get(key, now), now) + interval * cost
         wait = next_arrival - now - max(interval * cost, interval * limit.count / SHARE)
-        if wait > 0:
+        if wait >= 1:  # less than a microsecond is rounding
             return wait
         self._own[key] = next_arrival
         self._own.move_to_end(key)

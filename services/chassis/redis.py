@@ -47,8 +47,9 @@ class Script:
 class Redis:
     """A client that fails fast and always the same way."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, turns: int = 1) -> None:
         self._client = client
+        self._turns = asyncio.Semaphore(turns)
         self._failures = 0
         self._probe_at = 0.0
         self._shas: dict[Script, str] = {}
@@ -59,7 +60,7 @@ class Redis:
         """Make the client; connections are made when needed, so a dead Redis does not stop start-up."""
         client = _client(settings.REDIS_URL.get_secret_value(), settings.REDIS_POOL_SIZE)
         try:
-            yield cls(client)
+            yield cls(client, turns=max(1, settings.REDIS_POOL_SIZE - 1))  # one connection is left for pings
         finally:
             await client.aclose()
 
@@ -77,7 +78,11 @@ class Redis:
             return await self.call("EVAL", script.source, len(keys), *keys, *args)
 
     async def call(self, *command: Any) -> Any:
-        """Run one command. Raises RedisDown."""
+        """Run one command. Raises RedisDown. Waiting for one's turn is our own congestion and does not count against Redis."""
+        async with self._turns:
+            return await self._call(*command)
+
+    async def _call(self, *command: Any) -> Any:
         now = time.monotonic()
         if self.is_down:
             if now < self._probe_at:

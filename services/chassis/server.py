@@ -117,6 +117,8 @@ async def _drain(health: Health, edge: Edge, limit: float) -> None:
             while not _is_quiet(health, edge, began):  # noqa: ASYNC110  (time passing is what is waited for)
                 await asyncio.sleep(0.02)
     edge.activity.closed = True
+    if not _is_quiet(health, edge, began):
+        await asyncio.sleep(QUIET)  # who is still here is told UNAVAILABLE and goes elsewhere; the stop would cancel the call
 
 
 def _is_quiet(health: Health, edge: Edge, began: float) -> bool:

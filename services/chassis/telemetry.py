@@ -1,7 +1,9 @@
 """Logs: one JSON object a line on standard output, with the request id of the call; constant events, facts in fields, never a secret."""
 
 import logging
+import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -10,6 +12,13 @@ from services.chassis.settings import ChassisSettings
 
 MAX_TEXT = 2000  # characters of one field
 _SECRET_NAMES = ("password", "secret", "token", "authorization", "code", "cookie")
+# Wherever an exception's text may have picked one up: JSON web tokens, our own secrets by their prefixes, passwords in URLs, private keys.
+_SECRET_TEXT = re.compile(
+    r"eyJ[\w-]+\.[\w-]+\.[\w-]*"
+    r"|ww(?:rt|cs)_[\w-]+"
+    r"|(?<=://)[^/\s@]*:[^/\s@]*(?=@)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*-----)?"
+)
 
 
 def configure(settings: ChassisSettings, service: str) -> None:
@@ -34,12 +43,20 @@ def configure(settings: ChassisSettings, service: str) -> None:
 
 def _redact(_logger: Any, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
     """Hide what looks like a secret and cut what is long: the belt to the braces of not logging secrets at all."""
-    for name, value in event.items():
-        if any(word in name.lower() for word in _SECRET_NAMES):
-            event[name] = "[hidden]"
-        elif isinstance(value, str) and len(value) > MAX_TEXT:
-            event[name] = value[:MAX_TEXT] + "…"
-    return event
+    return {name: _safe(str(name), value) for name, value in event.items()}
+
+
+def _safe(name: str, value: Any) -> Any:
+    if any(word in name.lower() for word in _SECRET_NAMES):
+        return "[hidden]"
+    if isinstance(value, Mapping):
+        return {str(key): _safe(str(key), member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_safe("", member) for member in value]
+    if not isinstance(value, str):
+        return value
+    text = _SECRET_TEXT.sub("[hidden]", value)
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
 
 class _Forward(logging.Handler):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.message import EmailMessage
 from email.policy import SMTPUTF8
-from email.utils import format_datetime, make_msgid, parseaddr
+from email.utils import format_datetime, parseaddr
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -184,7 +184,7 @@ class MailRoom:
         message["To"] = account.email
         message["Subject"] = f"{letter.subject} ({self._service_name})"
         message["Date"] = format_datetime(self._clock.now())
-        message["Message-ID"] = make_msgid(idstring=str(order.id), domain=parseaddr(self._sender)[1].rpartition("@")[2] or "localhost")
+        message["Message-ID"] = f"<{order.id}@{parseaddr(self._sender)[1].rpartition('@')[2] or 'localhost'}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: keeps out-of-office answers away
         message.set_content(self._text(letter, code), cte="7bit")
         return message

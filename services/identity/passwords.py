@@ -24,7 +24,8 @@ Scheme = Literal["bcrypt", "argon2id"]
 PEPPERED = "p1"
 MAX_BYTES = 1024  # ASVS 6.2.9 asks for at least 64 characters; beyond this a password is an attack
 MAX_JUDGED = 72  # characters that zxcvbn sees: its cost grows with the square
-MIN_SCORE = 3  # of zxcvbn's 0 to 4: more than 10^8 guesses
+MIN_SCORE = 2  # of zxcvbn's 0 to 4: more than 10^6 guesses, where `attempts` allows about a hundred a day
+MIN_OF_ITS_OWN = 4  # characters that a password must have besides names
 CONTEXT_WORDS = ("watchword", "password", "admin")  # ASVS 6.2.11: words of the service itself
 
 
@@ -32,7 +33,7 @@ class Passwords:
     """Hashes and compares. Every method here takes a core's time: call them in the hash pool."""
 
     def __init__(self, pepper: bytes, *, scheme: Scheme, cost: int) -> None:
-        self._pepper = pepper
+        self.pepper = pepper
         self._scheme: Scheme = scheme
         self._cost = cost
         self._argon2 = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)  # OWASP cheat sheet: 19 MiB, two passes
@@ -77,7 +78,7 @@ class Passwords:
             return False
 
     def _peppered(self, password: str) -> bytes:
-        return base64.b64encode(hmac.new(self._pepper, opaque(password).encode(), hashlib.sha384).digest())
+        return base64.b64encode(hmac.new(self.pepper, opaque(password).encode(), hashlib.sha384).digest())
 
 
 class Strength:
@@ -101,11 +102,21 @@ class Strength:
         if len(opaque(password)) < self._min_length:
             return [f"must be at least {self._min_length} characters"]
         known = [word.lower() for name in names for word in (name, *name.replace("@", " ").split()) if word]
+        if _without([*known, *CONTEXT_WORDS], password) < MIN_OF_ITS_OWN:
+            return ["is made of the account's own names or the service's"]
         judged = zxcvbn(password[:MAX_JUDGED], user_inputs=[*known, *CONTEXT_WORDS])  # type: ignore[no-untyped-call]
         if judged["score"] >= MIN_SCORE:
             return []
         feedback = judged["feedback"]
         return [" ".join(["is too easy to guess.", feedback["warning"], *feedback["suggestions"]]).replace("  ", " ").strip()]
+
+
+def _without(words: Sequence[str], password: str) -> int:
+    """Return how many characters are left of `password` once all of `words` are taken out."""
+    rest = password.lower()
+    for word in sorted((word for word in words if len(word) > 2), key=len, reverse=True):
+        rest = rest.replace(word, "")
+    return len(rest)
 
 
 def require_size(password: str, *, field: str) -> None:

@@ -69,6 +69,10 @@ class Identity:
     pool: HashPool
     clock: Clock
     redis: Redis
+    passwords: Passwords
+    clients: Clients
+    attempts_store: AttemptStore
+    prover: Prover
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -108,7 +112,8 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
     ):
         accounts, tenant_store, clients_store = AccountStore(database), TenantStore(database), ClientStore(database)
         mail, task_store = MailStore(database, Sealer(derive(salt, "mail"))), TaskStore(database)
-        attempts = Attempts(AttemptStore(redis), derive(salt, "attempts"), count_addresses=settings.AUTH_RATE_LIMIT_ENABLED)
+        attempts_store = AttemptStore(redis)
+        attempts = Attempts(attempts_store, derive(salt, "attempts"), count_addresses=settings.AUTH_RATE_LIMIT_ENABLED)
         pager = Pager(derive(salt, "pages"))
 
         token_stub: token_pb2_grpc.TokenServiceAsyncStub = token_pb2_grpc.TokenServiceStub(wire)
@@ -118,11 +123,12 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
         rbac = RbacPeer(permission_stub, binding_stub, Peer("rbac", own))
         tasks = Tasks(task_store, revoke=token.revoke, bind=rbac.bind)
 
+        passwords = Passwords(derive(salt, "pepper"), scheme=settings.PASSWORD_HASH, cost=settings.BCRYPT_COST)
         prover = Prover(
             database=database,
             accounts=accounts,
             attempts=attempts,
-            passwords=Passwords(derive(salt, "pepper"), scheme=settings.PASSWORD_HASH, cost=settings.BCRYPT_COST),
+            passwords=passwords,
             strength=Strength(settings.PASSWORD_MIN_LENGTH),
             pool=pool,
             clock=clock,
@@ -207,7 +213,9 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             (_service(tenant_pb2, "TenantService"), TenantServicer(tenants)),
         ]
         edge = Edge(Gate(own, TokenAuthenticator(token_stub, Peer("token", own)), rbac), Limits.of(settings, redis), note=database.note)
-        yield Identity(edge, servicers, database, accounts, task_store, tenants, tasks, mail_room, pool, clock, redis)
+        yield Identity(
+            edge, servicers, database, accounts, task_store, tenants, tasks, mail_room, pool, clock, redis, passwords, clients, attempts_store, prover
+        )
 
 
 def client_scopes() -> frozenset[str]:

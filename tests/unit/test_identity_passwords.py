@@ -149,7 +149,9 @@ def test_a_guessable_password_is_refused_with_a_reason(password: str) -> None:
     assert refusal.value.violations[0].description
 
 
-@pytest.mark.parametrize("password", ["fifteen letters", "kvqzjwxpmhtrbdy", "928374650192837465", "\U0001f600\U0001f419" * 2 + "weird enough", "x" * 5 + " Ümläut wörter"])
+@pytest.mark.parametrize(
+    "password", ["fifteen letters", "kvqzjwxpmhtrbdy", "928374650192837465", "\U0001f600\U0001f419" * 2 + "weird enough", "x" * 5 + " Ümläut wörter"]
+)
 def test_any_composition_is_accepted(password: str) -> None:
     """No rules about kinds of characters: they make passwords worse."""
     Strength(15).require(password, field="password")

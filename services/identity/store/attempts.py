@@ -56,13 +56,18 @@ class AttemptStore:
         self._own: OrderedDict[str, _Own] = OrderedDict()
 
     async def take(self, key: Key) -> Count:
-        """Count one attempt, unless the counter is in a pause."""
-        policy = key.policy
+        """Count one attempt, unless the counter is in a pause.
+
+        The instance counts along: when Redis is lost in the middle of a burst, what was taken before is not forgotten.
+        """
+        policy, own = key.policy, self._take_own(_name(key), key.policy)
         times = (policy.pause * 1000, policy.longest_pause * 1000, policy.window * 1000)
         try:
             wait, pause = await self._redis.run(TAKE, [_name(key)], [policy.free, *times])
         except RedisDown:
-            return self._take_own(_name(key), policy)
+            return own
+        if int(wait) > 0:
+            self._bar_own(_name(key), int(wait) / 1000)
         return Count(timedelta(milliseconds=int(wait)), timedelta(milliseconds=int(pause)))
 
     async def give_back(self, key: Key) -> None:
@@ -100,6 +105,11 @@ class AttemptStore:
         if len(self._own) > MAX_KEYS:
             self._own.popitem(last=False)
         return Count(timedelta(), timedelta(seconds=length))
+
+    def _bar_own(self, name: str, seconds: float) -> None:
+        own = self._own.get(name)
+        if own is not None:
+            self._own[name] = replace(own, until=max(own.until, time.monotonic() + seconds))
 
 
 def _name(key: Key) -> str:

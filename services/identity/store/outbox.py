@@ -40,8 +40,9 @@ class MailStore:
     """  # noqa: S608
 
     async def take_due(self, limit: int) -> list[MailOrder]:
-        """Take mails that are due; each comes up again, later and later, unless it is deleted."""
-        return [self._order(row) for row in await self._database.fetch(self._TAKE_DUE, limit)]
+        """Take mails that are due, oldest first; each comes up again, later and later, unless it is deleted."""
+        rows = await self._database.fetch(self._TAKE_DUE, limit)
+        return sorted((self._order(row) for row in rows), key=lambda order: order.id)
 
     _POSTPONE = f"UPDATE mail SET next_attempt_time = now() + {BACKOFF} WHERE id = $1"  # noqa: S608
 

@@ -1,9 +1,10 @@
-"""Two instances of identity on one Postgres and one Valkey, with stand-ins for token and rbac that are real gRPC servers and remember what they hear."""
+"""Two instances of identity on one Postgres and one Valkey, with stand-ins for token and rbac: gRPC servers that remember what they hear."""
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -15,14 +16,24 @@ import asyncpg
 import grpc
 import pytest
 
+from services.chassis.call import Call
 from services.chassis.clock import Clock
 from services.chassis.tenancy import DEFAULT_TENANT
+from services.identity.passwords import Passwords
 from services.identity.service import Identity, assembled
 from services.identity.settings import IdentitySettings
 from tests.conftest import SALT, Keys, Stores, free_port
 from watchword import status
 from watchword.errors import AlreadyExists, RefreshTokenReused, TokenInvalid, WatchwordError
-from watchword.identity.v1 import audit_pb2_grpc, authentication_pb2, authentication_pb2_grpc, oauth_pb2_grpc, tenant_pb2_grpc, user_pb2, user_pb2_grpc
+from watchword.identity.v1 import (
+    audit_pb2_grpc,
+    authentication_pb2,
+    authentication_pb2_grpc,
+    oauth_pb2_grpc,
+    tenant_pb2_grpc,
+    user_pb2,
+    user_pb2_grpc,
+)
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
 from watchword.token.v1 import token_pb2, token_pb2_grpc
 
@@ -47,6 +58,7 @@ class TokenStandIn(token_pb2_grpc.TokenServiceServicer):
     """Issues tokens that mean nothing elsewhere; remembers what was asked."""
 
     is_down: bool = False
+    refuses_revocations: bool = False
     principals: dict[str, token_pb2.Principal] = field(default_factory=dict)
     used: dict[str, token_pb2.Principal] = field(default_factory=dict)
     issued: list[token_pb2.IssueTokenRequest] = field(default_factory=list)
@@ -94,7 +106,9 @@ class TokenStandIn(token_pb2_grpc.TokenServiceServicer):
         if principal is None:
             return token_pb2.IntrospectTokenResponse()
         use = "refresh_token" if request.token.startswith("refresh") else "access_token"
-        answer = token_pb2.IntrospectTokenResponse(active=True, principal=principal, token_use=use, issuer="https://auth.test", audiences=["watchword"])
+        answer = token_pb2.IntrospectTokenResponse(
+            active=True, principal=principal, token_use=use, issuer="https://auth.test", audiences=["watchword"]
+        )
         answer.issue_time.seconds, answer.expire_time.seconds = 1_700_000_000, 1_700_000_300
         answer.token_id = "jti" if use == "access_token" else ""
         return answer
@@ -106,9 +120,11 @@ class TokenStandIn(token_pb2_grpc.TokenServiceServicer):
 
     async def RevokeTokens(self, request: token_pb2.RevokeTokensRequest, context: Any) -> token_pb2.RevokeTokensResponse:
         await self._answerable(context)
+        if self.refuses_revocations:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
         self.revocations.append(request)
-        target, key = request.WhichOneof("target"), getattr(request, request.WhichOneof("target"))
-        ended = [token for token, principal in self.principals.items() if getattr(principal, str(target)) == key]
+        target = request.WhichOneof("target") or ""
+        ended = [token for token, principal in self.principals.items() if getattr(principal, target) == getattr(request, target)]
         for token in ended:
             if not request.except_session_id or self.principals[token].session_id != request.except_session_id:
                 del self.principals[token]
@@ -199,7 +215,7 @@ class Peers:
 @pytest.fixture(scope="session")
 async def peers() -> AsyncIterator[Peers]:
     """Stand-ins for token and rbac on one address, as behind Envoy's internal listener."""
-    found = Peers(TokenStandIn(), PermissionStandIn(), BindingStandIn(), f"127.0.0.1:{free_port()}")
+    found = Peers(TokenStandIn(), PermissionStandIn(), BindingStandIn(), f"127.0.0.1:{free_port()}")  # type: ignore[abstract]  # they stand in for what is used
     server = grpc.aio.server()
     token_pb2_grpc.add_TokenServiceServicer_to_server(found.token, server)
     permission_pb2_grpc.add_PermissionServiceServicer_to_server(found.permissions, server)
@@ -216,7 +232,8 @@ async def settings(stores: Stores, service_keys: Keys, peers: Peers, tmp_path_fa
     return IdentitySettings.model_validate(
         {
             "DATABASE_URL": await stores.new_database(),
-            "DATABASE_POOL_SIZE": 10,
+            "DATABASE_POOL_SIZE": 5,
+            "DATABASE_MAX_OVERFLOW": 0,
             "REDIS_URL": stores.redis,
             "SECURITY_SALT": SALT,
             "SERVICE_KEY": service_keys.private["identity"],
@@ -282,7 +299,7 @@ class Stack:
         """Return an address that nobody has."""
         return f"{name}-{secrets.token_hex(6)}@example.com"
 
-    async def account(self, *, email: str = "", **fields: Any) -> user_pb2.CreateUserResponse:
+    async def account(self, *, email: str = "", **fields: Any) -> Any:
         """Make an account with PASSWORD."""
         request = user_pb2.CreateUserRequest(**{"email": email or self.email(), "password": PASSWORD, "email_verified": True, **fields})
         return await self.admin().ask(user_pb2_grpc.UserServiceStub, "CreateUser", request)
@@ -293,7 +310,7 @@ class Stack:
         self.peers.permissions.administrators.add(subject)
         return self.client(at=at, token=self.peers.token.grant(subject, tenant_id=tenant_id))
 
-    async def login(self, login: str, password: str = PASSWORD, *, client: "Client | None" = None, **fields: Any) -> authentication_pb2.LoginResponse:
+    async def login(self, login: str, password: str = PASSWORD, *, client: "Client | None" = None, **fields: Any) -> Any:
         """Log in."""
         return await (client or self.client()).auth("Login", authentication_pb2.LoginRequest(login=login, password=password, **fields))
 
@@ -312,7 +329,9 @@ class Stack:
 
     async def failures(self, target: str) -> list[str]:
         """Return why logins to an account failed, oldest first."""
-        rows = await self.sql("SELECT details->>'why' AS why FROM suite.audit_event WHERE type = 'login_failed' AND target_id = $1 ORDER BY id", target)
+        rows = await self.sql(
+            "SELECT details->>'why' AS why FROM suite.audit_event WHERE type = 'login_failed' AND target_id = $1 ORDER BY id", target
+        )
         return [row["why"] for row in rows]
 
     async def forget_counters(self) -> None:
@@ -321,12 +340,41 @@ class Stack:
         for key in await redis.call("KEYS", "identity:attempts:*"):
             await redis.call("DEL", key)
 
+    def call(self, address: str) -> Call:
+        """Return a call as handlers see it."""
+        return Call("test", address=address, deadline=time.monotonic() + 20)
+
+    def again(self, client: "Client", at: int) -> "Client":
+        """Return the same caller at another instance."""
+        return Client(self.instances[at].channel, client.address, client.token)
+
+    @contextmanager
+    def revocation_refused(self) -> Iterator[None]:
+        """Let token verify but not revoke while inside."""
+        self.peers.token.refuses_revocations = True
+        yield
+        self.peers.token.refuses_revocations = False
+
+    @asynccontextmanager
+    async def cheaper(self, passwords: Passwords) -> AsyncIterator[None]:
+        """Let both instances hash with `passwords` while inside, where a test needs many hashes and is not about them."""
+        provers = [each.identity.prover for each in self.instances]
+        kept = [prover._passwords for prover in provers]
+        for prover in provers:
+            prover._passwords = passwords
+        yield
+        for prover, old in zip(provers, kept, strict=True):
+            prover._passwords = old
+
     async def mails(self, recipient: str) -> list[str]:
         """Send what is due; return the texts of all mails to an address, oldest first."""
         while await self.identity.mail_room.send_due():
             pass
-        found = sorted(Path(self.settings.MAIL_DIR).glob("*.eml"), key=lambda path: path.name)
-        return [text for path in found if f"To: {recipient}" in (text := path.read_text())]
+        return [text for path in self.mail_files() if f"To: {recipient}" in (text := path.read_text())]
+
+    def mail_files(self) -> list[Path]:
+        """Return what lies in the mail folder, oldest first."""
+        return sorted(Path(self.settings.MAIL_DIR).iterdir(), key=lambda path: path.name)
 
     async def code(self, recipient: str) -> str:
         """Return the code of the newest mail to an address."""

@@ -1,0 +1,288 @@
+"""Tenants, the audit log, and the first administrator."""
+
+import asyncio
+import secrets
+import signal
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from services.chassis.tenancy import DEFAULT_TENANT
+from services.identity.bootstrap import bootstrap
+from services.identity.service import client_scopes
+from tests.conftest import Keys, instance, serving
+from tests.service.identity.conftest import OTHER_PASSWORD, PASSWORD, TENANT, Stack, gather
+from watchword.errors import (
+    AlreadyExists,
+    FanoutPending,
+    InvalidCredentials,
+    InvalidRequest,
+    PageTokenInvalid,
+    PasswordChangeRequired,
+    PermissionDenied,
+    Unavailable,
+)
+from watchword.identity.v1 import audit_pb2, tenant_pb2, user_pb2
+
+
+def new_tenant(stack: Stack, **fields: str) -> tenant_pb2.CreateTenantRequest:
+    """Return an order for a tenant."""
+    return tenant_pb2.CreateTenantRequest(**{"name": f"t{secrets.token_hex(6)}", "admin_email": stack.email(), **fields})
+
+
+async def test_a_tenant_begins_with_an_administrator(stack: Stack) -> None:
+    """With a one-time password, and the tenant's administration bound by rbac."""
+    request = new_tenant(stack, display_name="Acme")
+
+    made = await stack.admin().tenants("CreateTenant", request)
+
+    binding = stack.peers.bindings.bound[made.admin_user_id]
+    assert (binding.role_name, binding.tenant_id) == ("watchword.admin", made.tenant.id)
+    with pytest.raises(PasswordChangeRequired):
+        await stack.login(request.admin_email, made.admin_password, tenant=request.name)
+    session = await stack.login(request.admin_email, made.admin_password, tenant=request.name, new_password=OTHER_PASSWORD)
+    assert session.user.tenant_id == made.tenant.id
+    with pytest.raises(InvalidCredentials):
+        await stack.login(request.admin_email, OTHER_PASSWORD)  # in the default tenant there is no such account
+
+
+async def test_the_same_address_is_another_account_in_another_tenant(stack: Stack) -> None:
+    """Tenants' data never meet."""
+    email = stack.email()
+    here = (await stack.account(email=email)).user
+    request = new_tenant(stack, admin_email=email)
+
+    made = await stack.admin().tenants("CreateTenant", request)
+
+    assert made.admin_user_id != here.id
+    assert (await stack.login(email)).user.id == here.id
+    users = await stack.admin(tenant_id=made.tenant.id).users("ListUsers", user_pb2.ListUsersRequest())
+    assert [user.id for user in users.users] == [made.admin_user_id]
+
+
+async def test_only_the_default_tenant_keeps_tenants(stack: Stack) -> None:
+    """A customer's administrator holds every permission, and still none here."""
+    stranger = stack.admin(tenant_id=str(uuid4()))
+
+    with pytest.raises(PermissionDenied):
+        await stranger.tenants("CreateTenant", new_tenant(stack))
+    with pytest.raises(PermissionDenied):
+        await stranger.tenants("ListTenants", tenant_pb2.ListTenantsRequest())
+
+
+async def test_a_name_is_one_tenants(stack: Stack) -> None:
+    """Whoever comes second is told."""
+    request = new_tenant(stack)
+
+    outcomes = await gather(*(stack.admin(at=n % 2).tenants("CreateTenant", request) for n in range(4)))
+
+    assert [type(each) for each in outcomes].count(tenant_pb2.CreateTenantResponse) == 1
+    assert {type(each) for each in outcomes} == {tenant_pb2.CreateTenantResponse, AlreadyExists}
+    with pytest.raises(AlreadyExists):
+        await stack.admin().tenants("CreateTenant", new_tenant(stack, name="default"))
+    for wrong in ({"name": "Not a slug"}, {"admin_email": "no address"}):
+        with pytest.raises(InvalidRequest) as refusal:
+            await stack.admin().tenants("CreateTenant", new_tenant(stack, **wrong))
+        assert refusal.value.violations[0].field == next(iter(wrong))
+
+
+async def test_a_tenant_is_whole_or_not_confirmed(stack: Stack) -> None:
+    """With rbac away the answer is FANOUT_PENDING; the same request_id gets the same password once the role is bound."""
+    admin, request = stack.admin(), new_tenant(stack, request_id=str(uuid4()))
+    stack.peers.bindings.is_down = True
+    with pytest.raises(FanoutPending):
+        await admin.tenants("CreateTenant", request)
+    stack.peers.bindings.is_down = False
+
+    made = await stack.again(admin, 1).tenants("CreateTenant", request)
+
+    assert made == await admin.tenants("CreateTenant", request)
+    assert made.admin_user_id in stack.peers.bindings.bound
+    await stack.login(request.admin_email, made.admin_password, tenant=request.name, new_password=OTHER_PASSWORD)
+
+
+async def test_tenants_are_listed_by_name(stack: Stack) -> None:
+    """In pages, from the default one on."""
+    admin = stack.admin()
+    await admin.tenants("CreateTenant", new_tenant(stack))
+    names, token = [], ""
+    while True:
+        page = await admin.tenants("ListTenants", tenant_pb2.ListTenantsRequest(page_size=2, page_token=token))
+        names += [tenant.name for tenant in page.tenants]
+        if not (token := page.next_page_token):
+            break
+
+    assert names == sorted(names)
+    assert "default" in names
+
+
+async def audit(stack: Stack, *, client: Any = None, page_size: int = 100, page_token: str = "", **fields: Any) -> Any:
+    """Read the audit log."""
+    request = audit_pb2.ListAuditEventsRequest(page_size=page_size, page_token=page_token, **fields)
+    return await (client or stack.admin()).audit(request)
+
+
+async def test_the_audit_log_is_read_by_filters(stack: Stack) -> None:
+    """By target, type, actor, outcome and time; newest first."""
+    email = stack.email()
+    user = (await stack.account(email=email)).user
+    await gather(stack.login(email, "wrong " + PASSWORD))
+    await stack.login(email)
+
+    events = (await audit(stack, target_id=user.id)).events
+    assert [event.type for event in events] == ["login_succeeded", "login_failed", "user_created"]
+    assert [event.id for event in events] == sorted((event.id for event in events), reverse=True)
+    assert (events[1].outcome, events[1].details["why"], events[1].actor_type, events[0].actor_id) == (
+        "failure",
+        "wrong_password",
+        "anonymous",
+        user.id,
+    )
+    assert events[1].address.startswith("10.")
+    UUID(events[1].request_id)
+
+    async def types(**fields: Any) -> list[str]:
+        return [event.type for event in (await audit(stack, target_id=user.id, **fields)).events]
+
+    assert await types(type="login_failed") == ["login_failed"]
+    assert await types(outcome="failure") == ["login_failed"]
+    assert await types(actor_id=user.id) == ["login_succeeded"]
+    assert await types(start_time=events[1].event_time) == ["login_succeeded", "login_failed"]
+    assert await types(end_time=events[1].event_time) == ["user_created"]
+    assert await types(type="' OR 1=1 --") == []
+
+
+async def test_the_audit_log_is_read_in_pages(stack: Stack) -> None:
+    """Each event once; a page token is good for its own filter and tenant only."""
+    user = (await stack.account(password="")).user
+    for _ in range(4):
+        await stack.admin().users("UnlockUser", user_pb2.UnlockUserRequest(user_id=user.id))
+    whole = [event.id for event in (await audit(stack, target_id=user.id)).events]
+
+    first = await audit(stack, target_id=user.id, page_size=3)
+    second = await audit(stack, target_id=user.id, page_size=3, page_token=first.next_page_token)
+
+    assert [event.id for event in (*first.events, *second.events)] == whole
+    assert second.next_page_token == ""
+    others: list[dict[str, Any]] = [{}, {"target_id": user.id, "client": stack.admin(tenant_id=str(uuid4()))}]
+    for arguments in others:
+        with pytest.raises(PageTokenInvalid):
+            await audit(stack, page_token=first.next_page_token, **arguments)
+
+
+async def test_the_audit_log_is_for_auditors_of_its_tenant(stack: Stack) -> None:
+    """And whoever is refused it is in it (A165)."""
+    email = stack.email()
+    user = (await stack.account(email=email)).user
+
+    with pytest.raises(PermissionDenied):
+        await audit(stack, client=await stack.session(email))
+    assert (await audit(stack, client=stack.admin(tenant_id=str(uuid4())))).events == []
+
+    denied = (await audit(stack, actor_id=user.id, type="access_denied")).events
+    assert [event.target_id for event in denied] == ["/watchword.identity.v1.AuditService/ListAuditEvents"]
+
+
+def first_admin(stack: Stack, email: str) -> Any:
+    """Return settings that ask for a first administrator."""
+    return stack.settings.model_copy(update={"BOOTSTRAP_ADMIN_EMAIL": email, "BOOTSTRAP_ADMIN_PASSWORD": SecretStr(PASSWORD)})
+
+
+async def test_the_first_administrator_is_made_once(stack: Stack) -> None:
+    """Again, and several at once, change nothing; a password that was replaced stays replaced."""
+    email = stack.email("first")
+
+    words = await gather(*(bootstrap(first_admin(stack, email)) for _ in range(3)))
+
+    assert sum("made" in word for word in words) == 1
+    with pytest.raises(PasswordChangeRequired):
+        await stack.login(email)
+    user = (await stack.login(email, new_password=OTHER_PASSWORD)).user
+    assert (user.tenant_id, user.email_verified) == (TENANT, True)
+    assert stack.peers.bindings.bound[user.id].role_name == "watchword.admin"
+    assert "already" in await bootstrap(first_admin(stack, email))
+    await stack.login(email, OTHER_PASSWORD)
+
+
+async def test_an_interrupted_bootstrap_is_carried_on(stack: Stack) -> None:
+    """Killed, or out of patience, between account and role."""
+    email = stack.email("first")
+    stack.peers.bindings.is_down = True
+    with pytest.raises(Unavailable):
+        await bootstrap(first_admin(stack, email), patience=0)
+    stack.peers.bindings.is_down = False
+
+    await bootstrap(first_admin(stack, email))
+
+    account = (await stack.sql("SELECT id FROM account WHERE email = $1", email))[0]["id"]
+    assert str(account) in stack.peers.bindings.bound
+
+
+async def test_bootstrap_waits_for_rbac(stack: Stack) -> None:
+    """It runs while the stack comes up."""
+    email = stack.email("first")
+    stack.peers.bindings.is_down = True
+    running = asyncio.create_task(bootstrap(first_admin(stack, email)))
+
+    async def is_made() -> bool:
+        return bool(await stack.sql("SELECT 1 FROM account WHERE email = $1", email))
+
+    async with asyncio.timeout(10):
+        while not await is_made():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    stack.peers.bindings.is_down = False
+    assert "made" in await running
+
+
+async def test_without_an_address_nobody_is_made(stack: Stack) -> None:
+    """Most restarts of a deployment want none."""
+    assert "no first administrator" in await bootstrap(stack.settings)
+
+
+def test_clients_scopes_are_those_that_rpcs_ask_for() -> None:
+    """A new permission needs no second list."""
+    scopes = client_scopes()
+
+    assert {"tokens.verify", "tokens.introspect", "tokens.revoke", "permissions.check", "users.read", "roles.create"} <= scopes
+    assert "account" not in scopes
+
+
+async def test_the_process_serves_and_stops(stack: Stack, service_keys: Keys, tmp_path: Path) -> None:
+    """`python -m services.identity`: ready, sends mail by itself, ends with 0 on SIGTERM."""
+    email, mail = stack.email(), tmp_path / "mail"
+    await stack.sql("DELETE FROM mail")
+    environment = {
+        "DATABASE_URL": stack.settings.DATABASE_URL.get_secret_value(),
+        "REDIS_URL": stack.settings.REDIS_URL.get_secret_value(),
+        "SECURITY_SALT": stack.settings.SECURITY_SALT.get_secret_value(),
+        "SERVICE_KEY": service_keys.private["identity"],
+        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
+        "INTERNAL_GRPC_ADDRESS": stack.settings.INTERNAL_GRPC_ADDRESS,
+        "BCRYPT_COST": "10",
+        "MAIL_DIR": str(mail),
+    }
+    with instance("services.identity", environment=environment, log=tmp_path / "log") as (address, running):
+        await serving(address, running, tmp_path / "log")
+        await stack.client().auth("Register", _register(email))
+        async with asyncio.timeout(10):
+            while not list(mail.glob("*.eml")):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.wait, 15) == 0
+    assert PASSWORD not in (tmp_path / "log").read_text()
+
+
+def _register(email: str) -> Any:
+    from watchword.identity.v1 import authentication_pb2
+
+    return authentication_pb2.RegisterRequest(email=email, password=PASSWORD)
+
+
+def test_the_default_tenant_is_the_one_that_all_contexts_know() -> None:
+    """The migration writes its id out."""
+    migration = Path("services/identity/migrations/0001_identity.sql").read_text()
+
+    assert str(DEFAULT_TENANT) in migration
