@@ -104,9 +104,12 @@ class Limits:
     async def _ask(self, key: str, limit: Limit, cost: int) -> float:
         """Return microseconds to wait, 0 if the call may pass."""
         try:
-            return float(await self._redis.run(GCRA, [key], [f"{limit.interval:.3f}", limit.count, cost]))
+            wait = float(await self._redis.run(GCRA, [key], [f"{limit.interval:.3f}", limit.count, cost]))
         except RedisDown:
             return self._ask_own(key, limit, cost)
+        if wait <= 0:
+            self._charge_own(key, limit, cost)  # or a blip of Redis would hand out the instance's whole share anew
+        return wait
 
     def _ask_own(self, key: str, limit: Limit, cost: int) -> float:
         now = time.monotonic() * 1_000_000
@@ -115,8 +118,12 @@ class Limits:
         wait = next_arrival - now - max(interval * cost, interval * limit.count / SHARE)
         if wait >= 1:  # less than a microsecond is rounding
             return wait
-        self._own[key] = next_arrival
+        self._charge_own(key, limit, cost)
+        return 0
+
+    def _charge_own(self, key: str, limit: Limit, cost: int) -> None:
+        now = time.monotonic() * 1_000_000
+        self._own[key] = max(self._own.get(key, now), now) + limit.interval * SHARE * cost
         self._own.move_to_end(key)
         if len(self._own) > MAX_KEYS:
             self._own.popitem(last=False)
-        return 0

@@ -90,7 +90,7 @@ class Database:
                 max_size=size,
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=STATEMENT_TIMEOUT,
-            reset=_leave_session,
+                reset=_leave_session,
                 max_inactive_connection_lifetime=RECYCLE_AFTER,
                 statement_cache_size=settings.DATABASE_STATEMENT_CACHE_SIZE,
                 server_settings={

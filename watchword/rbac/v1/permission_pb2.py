@@ -30,13 +30,19 @@ from watchword.options.v1 import field_pb2 as watchword_dot_options_dot_v1_dot_f
 from watchword.rbac.v1 import rbac_pb2 as watchword_dot_rbac_dot_v1_dot_rbac__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"watchword/rbac/v1/permission.proto\x12\x11watchword.rbac.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%watchword/common/v1/consistency.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\x1a\x1cwatchword/rbac/v1/rbac.proto\"\xdf\x01\n\x16\x43heckPermissionRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1e\n\npermission\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x02\x12\x1a\n\x08resource\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x35\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12\x1b\n\ttenant_id\x18\x05 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\xc7\x01\n\x17\x43heckPermissionResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.watchword.rbac.v1.DecisionReason\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbc\x01\n\x1c\x42\x61tchCheckPermissionsRequest\x12H\n\x08requests\x18\x01 \x03(\x0b\x32).watchword.rbac.v1.CheckPermissionRequestB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x18\xe8\x07\x12\x35\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"^\n\x1d\x42\x61tchCheckPermissionsResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.watchword.rbac.v1.CheckPermissionResponse\"\xc1\x01\n\x1dListSubjectPermissionsRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1a\n\x08resource\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x1d\n\npage_token\x18\x05 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\"\x82\x01\n\x05Grant\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x0f\n\x07role_id\x18\x02 \x01(\t\x12\x11\n\trole_name\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x92\x01\n\x1eListSubjectPermissionsResponse\x12(\n\x06grants\x18\x01 \x03(\x0b\x32\x18.watchword.rbac.v1.Grant\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x12\n\nrole_names\x18\x04 \x03(\t*9\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\t\n\x05\x41LLOW\x10\x01\x12\x08\n\x04\x44\x45NY\x10\x02*^\n\x0e\x44\x65\x63isionReason\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_UNSPECIFIED\x10\x00\x12\x0b\n\x07GRANTED\x10\x01\x12\x0b\n\x07NO_ROLE\x10\x02\x12\x11\n\rNO_PERMISSION\x10\x03\x32\xad\x05\n\x11PermissionService\x12\xcb\x01\n\x0f\x43heckPermission\x12).watchword.rbac.v1.CheckPermissionRequest\x1a*.watchword.rbac.v1.CheckPermissionResponse\"a\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/permissions:check:\x01*\xda\xf5\xdd\xb7\x0c;\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway0\x05\x12\xe2\x01\n\x15\x42\x61tchCheckPermissions\x12/.watchword.rbac.v1.BatchCheckPermissionsRequest\x1a\x30.watchword.rbac.v1.BatchCheckPermissionsResponse\"f\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/permissions:batchCheck:\x01*\xda\xf5\xdd\xb7\x0c;\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway0\x05\x12\xe4\x01\n\x16ListSubjectPermissions\x12\x30.watchword.rbac.v1.ListSubjectPermissionsRequest\x1a\x31.watchword.rbac.v1.ListSubjectPermissionsResponse\"e\x82\xd3\xe4\x93\x02 \"\x1b/v1/permissions:listSubject:\x01*\xda\xf5\xdd\xb7\x0c\x39\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gatewayb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"watchword/rbac/v1/permission.proto\x12\x11watchword.rbac.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%watchword/common/v1/consistency.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\x1a\x1cwatchword/rbac/v1/rbac.proto\"\xb8\x01\n\x15\x43heckAuthorityRequest\x12\x33\n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12*\n\x06target\x18\x02 \x01(\x0b\x32\x1a.watchword.rbac.v1.Subject\x12\x1f\n\x0bpermissions\x18\x03 \x03(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x18\x32 \x02\x12\x1d\n\ttenant_id\x18\x04 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\"d\n\x16\x43heckAuthorityResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\x12\x1b\n\x13missing_permissions\x18\x02 \x03(\t\"\xdf\x01\n\x16\x43heckPermissionRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1e\n\npermission\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x02\x12\x1a\n\x08resource\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x35\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12\x1b\n\ttenant_id\x18\x05 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\xc7\x01\n\x17\x43heckPermissionResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.watchword.rbac.v1.DecisionReason\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbc\x01\n\x1c\x42\x61tchCheckPermissionsRequest\x12H\n\x08requests\x18\x01 \x03(\x0b\x32).watchword.rbac.v1.CheckPermissionRequestB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x18\xe8\x07\x12\x35\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"^\n\x1d\x42\x61tchCheckPermissionsResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.watchword.rbac.v1.CheckPermissionResponse\"\xc1\x01\n\x1dListSubjectPermissionsRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1a\n\x08resource\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x1d\n\npage_token\x18\x05 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\"\x82\x01\n\x05Grant\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x0f\n\x07role_id\x18\x02 \x01(\t\x12\x11\n\trole_name\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x92\x01\n\x1eListSubjectPermissionsResponse\x12(\n\x06grants\x18\x01 \x03(\x0b\x32\x18.watchword.rbac.v1.Grant\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x12\n\nrole_names\x18\x04 \x03(\t*9\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\t\n\x05\x41LLOW\x10\x01\x12\x08\n\x04\x44\x45NY\x10\x02*^\n\x0e\x44\x65\x63isionReason\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_UNSPECIFIED\x10\x00\x12\x0b\n\x07GRANTED\x10\x01\x12\x0b\n\x07NO_ROLE\x10\x02\x12\x11\n\rNO_PERMISSION\x10\x03\x32\xa8\x06\n\x11PermissionService\x12\xcb\x01\n\x0f\x43heckPermission\x12).watchword.rbac.v1.CheckPermissionRequest\x1a*.watchword.rbac.v1.CheckPermissionResponse\"a\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/permissions:check:\x01*\xda\xf5\xdd\xb7\x0c;\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway0\x05\x12\xe2\x01\n\x15\x42\x61tchCheckPermissions\x12/.watchword.rbac.v1.BatchCheckPermissionsRequest\x1a\x30.watchword.rbac.v1.BatchCheckPermissionsResponse\"f\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/permissions:batchCheck:\x01*\xda\xf5\xdd\xb7\x0c;\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway0\x05\x12y\n\x0e\x43heckAuthority\x12(.watchword.rbac.v1.CheckAuthorityRequest\x1a).watchword.rbac.v1.CheckAuthorityResponse\"\x12\xda\xf5\xdd\xb7\x0c\x0c*\x08identity0\x01\x12\xe4\x01\n\x16ListSubjectPermissions\x12\x30.watchword.rbac.v1.ListSubjectPermissionsRequest\x1a\x31.watchword.rbac.v1.ListSubjectPermissionsResponse\"e\x82\xd3\xe4\x93\x02 \"\x1b/v1/permissions:listSubject:\x01*\xda\xf5\xdd\xb7\x0c\x39\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gatewayb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'watchword.rbac.v1.permission_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CHECKAUTHORITYREQUEST'].fields_by_name['actor']._loaded_options = None
+  _globals['_CHECKAUTHORITYREQUEST'].fields_by_name['actor']._serialized_options = b'\342\365\335\267\014\002\010\001'
+  _globals['_CHECKAUTHORITYREQUEST'].fields_by_name['permissions']._loaded_options = None
+  _globals['_CHECKAUTHORITYREQUEST'].fields_by_name['permissions']._serialized_options = b'\342\365\335\267\014\004\0302 \002'
+  _globals['_CHECKAUTHORITYREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_CHECKAUTHORITYREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['subject']._loaded_options = None
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['subject']._serialized_options = b'\342\365\335\267\014\002\010\001'
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['permission']._loaded_options = None
@@ -61,26 +67,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PERMISSIONSERVICE'].methods_by_name['CheckPermission']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/permissions:check:\001*\332\365\335\267\014;\032\021permissions.check\"\021permissions.check*\010identity*\007gateway0\005'
   _globals['_PERMISSIONSERVICE'].methods_by_name['BatchCheckPermissions']._loaded_options = None
   _globals['_PERMISSIONSERVICE'].methods_by_name['BatchCheckPermissions']._serialized_options = b'\202\323\344\223\002\037\"\032/v1/permissions:batchCheck:\001*\332\365\335\267\014;\032\021permissions.check\"\021permissions.check*\010identity*\007gateway0\005'
+  _globals['_PERMISSIONSERVICE'].methods_by_name['CheckAuthority']._loaded_options = None
+  _globals['_PERMISSIONSERVICE'].methods_by_name['CheckAuthority']._serialized_options = b'\332\365\335\267\014\014*\010identity0\001'
   _globals['_PERMISSIONSERVICE'].methods_by_name['ListSubjectPermissions']._loaded_options = None
   _globals['_PERMISSIONSERVICE'].methods_by_name['ListSubjectPermissions']._serialized_options = b'\202\323\344\223\002 \"\033/v1/permissions:listSubject:\001*\332\365\335\267\0149\032\021permissions.check\"\021permissions.check*\010identity*\007gateway'
-  _globals['_DECISION']._serialized_start=1451
-  _globals['_DECISION']._serialized_end=1508
-  _globals['_DECISIONREASON']._serialized_start=1510
-  _globals['_DECISIONREASON']._serialized_end=1604
-  _globals['_CHECKPERMISSIONREQUEST']._serialized_start=259
-  _globals['_CHECKPERMISSIONREQUEST']._serialized_end=482
-  _globals['_CHECKPERMISSIONRESPONSE']._serialized_start=485
-  _globals['_CHECKPERMISSIONRESPONSE']._serialized_end=684
-  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_start=687
-  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_end=875
-  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_start=877
-  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_end=971
-  _globals['_LISTSUBJECTPERMISSIONSREQUEST']._serialized_start=974
-  _globals['_LISTSUBJECTPERMISSIONSREQUEST']._serialized_end=1167
-  _globals['_GRANT']._serialized_start=1170
-  _globals['_GRANT']._serialized_end=1300
-  _globals['_LISTSUBJECTPERMISSIONSRESPONSE']._serialized_start=1303
-  _globals['_LISTSUBJECTPERMISSIONSRESPONSE']._serialized_end=1449
-  _globals['_PERMISSIONSERVICE']._serialized_start=1607
-  _globals['_PERMISSIONSERVICE']._serialized_end=2292
+  _globals['_DECISION']._serialized_start=1740
+  _globals['_DECISION']._serialized_end=1797
+  _globals['_DECISIONREASON']._serialized_start=1799
+  _globals['_DECISIONREASON']._serialized_end=1893
+  _globals['_CHECKAUTHORITYREQUEST']._serialized_start=259
+  _globals['_CHECKAUTHORITYREQUEST']._serialized_end=443
+  _globals['_CHECKAUTHORITYRESPONSE']._serialized_start=445
+  _globals['_CHECKAUTHORITYRESPONSE']._serialized_end=545
+  _globals['_CHECKPERMISSIONREQUEST']._serialized_start=548
+  _globals['_CHECKPERMISSIONREQUEST']._serialized_end=771
+  _globals['_CHECKPERMISSIONRESPONSE']._serialized_start=774
+  _globals['_CHECKPERMISSIONRESPONSE']._serialized_end=973
+  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_start=976
+  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_end=1164
+  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_start=1166
+  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_end=1260
+  _globals['_LISTSUBJECTPERMISSIONSREQUEST']._serialized_start=1263
+  _globals['_LISTSUBJECTPERMISSIONSREQUEST']._serialized_end=1456
+  _globals['_GRANT']._serialized_start=1459
+  _globals['_GRANT']._serialized_end=1589
+  _globals['_LISTSUBJECTPERMISSIONSRESPONSE']._serialized_start=1592
+  _globals['_LISTSUBJECTPERMISSIONSRESPONSE']._serialized_end=1738
+  _globals['_PERMISSIONSERVICE']._serialized_start=1896
+  _globals['_PERMISSIONSERVICE']._serialized_end=2704
 # @@protoc_insertion_point(module_scope)

@@ -75,6 +75,74 @@ NO_PERMISSION: DecisionReason.ValueType  # 3
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 @_typing.final
+class CheckAuthorityRequest(_message.Message):
+    """Asks whether one subject may act upon another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant."""
+    @_builtins.property
+    def actor(self) -> _rbac_pb2.Subject:
+        """Who wants to act."""
+
+    @_builtins.property
+    def target(self) -> _rbac_pb2.Subject:
+        """Upon whom; unset if only permissions are asked about."""
+
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further permissions that the actor must hold tenant-wide, such as the scopes of a client."""
+
+    def __init__(
+        self,
+        *,
+        actor: _rbac_pb2.Subject | None = ...,
+        target: _rbac_pb2.Subject | None = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "permissions", b"permissions", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckAuthorityRequest: _TypeAlias = CheckAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class CheckAuthorityResponse(_message.Message):
+    """Whether the actor holds, tenant-wide, all that the target holds anywhere, and the permissions asked about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    MISSING_PERMISSIONS_FIELD_NUMBER: _builtins.int
+    decision: Global___Decision.ValueType
+    """ALLOW or DENY."""
+    @_builtins.property
+    def missing_permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some of what the actor lacks, at most five."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision.ValueType = ...,
+        missing_permissions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "missing_permissions", b"missing_permissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckAuthorityResponse: _TypeAlias = CheckAuthorityResponse  # noqa: Y015
+
+@_typing.final
 class CheckPermissionRequest(_message.Message):
     """Asks whether a subject may do something."""
 

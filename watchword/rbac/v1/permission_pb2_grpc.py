@@ -45,6 +45,11 @@ class PermissionServiceStub:
                 request_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.BatchCheckPermissionsRequest.SerializeToString,
                 response_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.BatchCheckPermissionsResponse.FromString,
                 _registered_method=True)
+        self.CheckAuthority = channel.unary_unary(
+                '/watchword.rbac.v1.PermissionService/CheckAuthority',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.CheckAuthorityRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.CheckAuthorityResponse.FromString,
+                _registered_method=True)
         self.ListSubjectPermissions = channel.unary_unary(
                 '/watchword.rbac.v1.PermissionService/ListSubjectPermissions',
                 request_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ListSubjectPermissionsRequest.SerializeToString,
@@ -70,6 +75,13 @@ class PermissionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckAuthority(self, request, context):
+        """May this subject act upon that one? Nobody changes an account that can do more than oneself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSubjectPermissions(self, request, context):
         """What may this subject do? Its grants, with the roles that they come from.
         """
@@ -89,6 +101,11 @@ def add_PermissionServiceServicer_to_server(servicer, server):
                     servicer.BatchCheckPermissions,
                     request_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.BatchCheckPermissionsRequest.FromString,
                     response_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.BatchCheckPermissionsResponse.SerializeToString,
+            ),
+            'CheckAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckAuthority,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.CheckAuthorityRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.CheckAuthorityResponse.SerializeToString,
             ),
             'ListSubjectPermissions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSubjectPermissions,
@@ -151,6 +168,33 @@ class PermissionService:
             '/watchword.rbac.v1.PermissionService/BatchCheckPermissions',
             watchword_dot_rbac_dot_v1_dot_permission__pb2.BatchCheckPermissionsRequest.SerializeToString,
             watchword_dot_rbac_dot_v1_dot_permission__pb2.BatchCheckPermissionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.PermissionService/CheckAuthority',
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.CheckAuthorityRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.CheckAuthorityResponse.FromString,
             options,
             channel_credentials,
             insecure,

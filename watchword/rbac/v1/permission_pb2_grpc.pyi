@@ -37,6 +37,8 @@ class PermissionServiceStub:
     """May this subject do this, here, now?"""
     BatchCheckPermissions: _grpc.UnaryUnaryMultiCallable[_permission_pb2.BatchCheckPermissionsRequest, _permission_pb2.BatchCheckPermissionsResponse]
     """Up to 1000 questions; the answers stand in the order of the questions, all from one state."""
+    CheckAuthority: _grpc.UnaryUnaryMultiCallable[_permission_pb2.CheckAuthorityRequest, _permission_pb2.CheckAuthorityResponse]
+    """May this subject act upon that one? Nobody changes an account that can do more than oneself."""
     ListSubjectPermissions: _grpc.UnaryUnaryMultiCallable[_permission_pb2.ListSubjectPermissionsRequest, _permission_pb2.ListSubjectPermissionsResponse]
     """What may this subject do? Its grants, with the roles that they come from."""
 
@@ -49,6 +51,8 @@ class PermissionServiceAsyncStub(PermissionServiceStub):
     """May this subject do this, here, now?"""
     BatchCheckPermissions: _aio.UnaryUnaryMultiCallable[_permission_pb2.BatchCheckPermissionsRequest, _permission_pb2.BatchCheckPermissionsResponse]  # type: ignore[assignment]
     """Up to 1000 questions; the answers stand in the order of the questions, all from one state."""
+    CheckAuthority: _aio.UnaryUnaryMultiCallable[_permission_pb2.CheckAuthorityRequest, _permission_pb2.CheckAuthorityResponse]  # type: ignore[assignment]
+    """May this subject act upon that one? Nobody changes an account that can do more than oneself."""
     ListSubjectPermissions: _aio.UnaryUnaryMultiCallable[_permission_pb2.ListSubjectPermissionsRequest, _permission_pb2.ListSubjectPermissionsResponse]  # type: ignore[assignment]
     """What may this subject do? Its grants, with the roles that they come from."""
 
@@ -70,6 +74,14 @@ class PermissionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_permission_pb2.BatchCheckPermissionsResponse, _abc.Awaitable[_permission_pb2.BatchCheckPermissionsResponse]]:
         """Up to 1000 questions; the answers stand in the order of the questions, all from one state."""
+
+    @_abc_1.abstractmethod
+    def CheckAuthority(
+        self,
+        request: _permission_pb2.CheckAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_pb2.CheckAuthorityResponse, _abc.Awaitable[_permission_pb2.CheckAuthorityResponse]]:
+        """May this subject act upon that one? Nobody changes an account that can do more than oneself."""
 
     @_abc_1.abstractmethod
     def ListSubjectPermissions(

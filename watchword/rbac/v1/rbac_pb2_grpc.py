@@ -302,6 +302,11 @@ class RoleBindingServiceStub:
                 request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListRoleBindingsRequest.SerializeToString,
                 response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListRoleBindingsResponse.FromString,
                 _registered_method=True)
+        self.DeleteSubject = channel.unary_unary(
+                '/watchword.rbac.v1.RoleBindingService/DeleteSubject',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.DeleteSubjectRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.DeleteSubjectResponse.FromString,
+                _registered_method=True)
         self.DeleteRoleBinding = channel.unary_unary(
                 '/watchword.rbac.v1.RoleBindingService/DeleteRoleBinding',
                 request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.DeleteRoleBindingRequest.SerializeToString,
@@ -334,6 +339,13 @@ class RoleBindingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteSubject(self, request, context):
+        """Removes a subject that is about to be deleted: its bindings and memberships. Refuses the last administrator. One that holds nothing is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteRoleBinding(self, request, context):
         """Takes a role from a subject. It is refused by every instance from the answer on.
         """
@@ -358,6 +370,11 @@ def add_RoleBindingServiceServicer_to_server(servicer, server):
                     servicer.ListRoleBindings,
                     request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListRoleBindingsRequest.FromString,
                     response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListRoleBindingsResponse.SerializeToString,
+            ),
+            'DeleteSubject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSubject,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.DeleteSubjectRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.DeleteSubjectResponse.SerializeToString,
             ),
             'DeleteRoleBinding': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteRoleBinding,
@@ -447,6 +464,33 @@ class RoleBindingService:
             '/watchword.rbac.v1.RoleBindingService/ListRoleBindings',
             watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListRoleBindingsRequest.SerializeToString,
             watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListRoleBindingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.RoleBindingService/DeleteSubject',
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.DeleteSubjectRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.DeleteSubjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

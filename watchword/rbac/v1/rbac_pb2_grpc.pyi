@@ -118,6 +118,8 @@ class RoleBindingServiceStub:
     """Returns a binding."""
     ListRoleBindings: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.ListRoleBindingsRequest, _rbac_pb2.ListRoleBindingsResponse]
     """Lists bindings, oldest first."""
+    DeleteSubject: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.DeleteSubjectRequest, _rbac_pb2.DeleteSubjectResponse]
+    """Removes a subject that is about to be deleted: its bindings and memberships. Refuses the last administrator. One that holds nothing is no error."""
     DeleteRoleBinding: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.DeleteRoleBindingRequest, _rbac_pb2.DeleteRoleBindingResponse]
     """Takes a role from a subject. It is refused by every instance from the answer on."""
 
@@ -132,6 +134,8 @@ class RoleBindingServiceAsyncStub(RoleBindingServiceStub):
     """Returns a binding."""
     ListRoleBindings: _aio.UnaryUnaryMultiCallable[_rbac_pb2.ListRoleBindingsRequest, _rbac_pb2.ListRoleBindingsResponse]  # type: ignore[assignment]
     """Lists bindings, oldest first."""
+    DeleteSubject: _aio.UnaryUnaryMultiCallable[_rbac_pb2.DeleteSubjectRequest, _rbac_pb2.DeleteSubjectResponse]  # type: ignore[assignment]
+    """Removes a subject that is about to be deleted: its bindings and memberships. Refuses the last administrator. One that holds nothing is no error."""
     DeleteRoleBinding: _aio.UnaryUnaryMultiCallable[_rbac_pb2.DeleteRoleBindingRequest, _rbac_pb2.DeleteRoleBindingResponse]  # type: ignore[assignment]
     """Takes a role from a subject. It is refused by every instance from the answer on."""
 
@@ -161,6 +165,14 @@ class RoleBindingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rbac_pb2.ListRoleBindingsResponse, _abc.Awaitable[_rbac_pb2.ListRoleBindingsResponse]]:
         """Lists bindings, oldest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteSubject(
+        self,
+        request: _rbac_pb2.DeleteSubjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rbac_pb2.DeleteSubjectResponse, _abc.Awaitable[_rbac_pb2.DeleteSubjectResponse]]:
+        """Removes a subject that is about to be deleted: its bindings and memberships. Refuses the last administrator. One that holds nothing is no error."""
 
     @_abc_1.abstractmethod
     def DeleteRoleBinding(

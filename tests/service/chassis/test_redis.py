@@ -1,0 +1,154 @@
+"""Redis fails fast, always in the same way, and never gives one caller another's answer."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+from services.chassis.redis import FAILURES_TO_OPEN, Redis, RedisDown, Script
+from tests.conftest import Stores, eventually, free_port
+from tests.service.chassis.conftest import Configure
+from tests.service.chassis.fault_proxy import FaultProxy
+
+
+@pytest.fixture
+async def proxy(stores: Stores) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy.before("127.0.0.1", urlsplit(stores.redis).port or 0) as standing:
+        yield standing
+
+
+@pytest.fixture
+async def behind(configure: Configure, stores: Stores, proxy: FaultProxy) -> AsyncIterator[Redis]:
+    """A client of Redis behind the proxy."""
+    url = stores.redis.replace(f":{urlsplit(stores.redis).port}/", f":{proxy.port}/")
+    async with Redis.open(configure(REDIS_URL=url)) as opened:
+        yield opened
+
+
+async def exhaust(redis: Redis) -> None:
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(RedisDown):
+            await redis.call("PING")
+
+
+async def test_a_script_runs_whether_redis_knows_it_or_not(redis: Redis) -> None:
+    """Redis forgets scripts when it restarts."""
+    script = Script(f"return ARGV[1] .. '{uuid4()}'")
+
+    first = await redis.run(script, [], ["a"])
+
+    assert await redis.run(script, [], ["a"]) == first
+    await redis.call("SCRIPT", "FLUSH")
+    assert await redis.run(script, [], ["a"]) == first
+    assert not redis.is_down
+
+
+async def test_a_redis_that_is_gone_costs_nothing_once_the_breaker_is_open(configure: Configure) -> None:
+    """Thousands of calls a second must not each wait for a dead server."""
+    async with Redis.open(configure(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")) as gone:
+        await exhaust(gone)
+        assert gone.is_down
+
+        began = time.monotonic()
+        for _ in range(1000):
+            with pytest.raises(RedisDown):
+                await gone.call("PING")
+
+        assert time.monotonic() - began < 0.2
+
+
+async def test_a_silent_redis_is_given_up_after_a_tenth_of_a_second(behind: Redis, proxy: FaultProxy) -> None:
+    await behind.call("PING")
+    proxy.freeze()
+
+    began = time.monotonic()
+    with pytest.raises(RedisDown):
+        await behind.call("PING")
+
+    assert time.monotonic() - began < 0.25
+
+
+async def test_the_breaker_closes_again_by_itself(behind: Redis, proxy: FaultProxy) -> None:
+    """One call a second tries; the first that succeeds lets all through."""
+    await proxy.cut()
+    await exhaust(behind)
+    await proxy.restore()
+
+    async def recovered() -> bool:
+        with contextlib.suppress(RedisDown):
+            await behind.call("PING")
+        return not behind.is_down
+
+    await eventually(recovered, within=1.5)
+    assert await behind.call("ECHO", "x") == "x"
+
+
+async def test_an_open_breaker_lets_one_call_try_at_a_time(behind: Redis, proxy: FaultProxy) -> None:
+    """A herd of probes is what a struggling server does not need."""
+    await proxy.cut()
+    await exhaust(behind)
+    await proxy.restore()
+    behind._probe_at = 0.0  # the second is over
+
+    outcomes = await asyncio.gather(*(behind.call("PING") for _ in range(50)), return_exceptions=True)
+
+    assert sum(not isinstance(outcome, RedisDown) for outcome in outcomes) == 1
+    assert not behind.is_down
+
+
+async def test_a_ping_tries_in_spite_of_the_breaker(behind: Redis, proxy: FaultProxy) -> None:
+    await proxy.cut()
+    await exhaust(behind)
+    with pytest.raises(RedisDown):
+        await behind.ping()
+    await proxy.restore()
+
+    await behind.ping()
+
+    assert not behind.is_down
+
+
+async def test_a_cancelled_call_is_not_a_failure_of_redis(behind: Redis, proxy: FaultProxy) -> None:
+    """Callers who hang up must not switch the limits off."""
+    proxy.delay = 0.02
+    for _ in range(FAILURES_TO_OPEN * 2):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await behind.call("PING")
+
+    assert not behind.is_down
+
+
+async def test_no_answer_reaches_a_stranger(behind: Redis, proxy: FaultProxy) -> None:
+    """A144: 300 calls cancelled at random, then 2,000 checked ones, through a slow network (CVE-2023-28858)."""
+    chance = random.Random(144)
+    await asyncio.gather(*(behind.call("ECHO", "warm") for _ in range(20)))
+    proxy.delay = 0.002
+
+    async def ask_and_leave(number: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(chance.uniform(0, 0.005)):
+                await behind.call("ECHO", f"cancelled-{number}")
+
+    for start in range(0, 300, 20):
+        await asyncio.gather(*(ask_and_leave(number) for number in range(start, start + 20)))
+
+    async def ask(number: int) -> bool:
+        """Say whether the answer is the right one; on a busy machine some are given up, which is an answer to nobody."""
+        answers = list[str]()
+
+        async def answered() -> bool:
+            with contextlib.suppress(RedisDown):
+                answers.append(await behind.call("ECHO", f"checked-{number}"))
+            return bool(answers)
+
+        await eventually(answered)
+        return answers == [f"checked-{number}"]
+
+    verdicts = [right for start in range(0, 2000, 20) for right in await asyncio.gather(*(ask(number) for number in range(start, start + 20)))]
+    assert verdicts == [True] * 2000

@@ -1,0 +1,241 @@
+"""Settings: every problem at once, in words that mend, and never a secret."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from services.chassis.settings import ChassisSettings, SettingsError, known_names, load, read_value
+from services.identity.settings import IdentitySettings
+from services.token.settings import TokenSettings
+
+STRONG = "0Zr9v-Kx7pQ2mB5tW8yE3uN6aS1dF4gHj"
+SEED = [
+    "APP_ENV",
+    "APP_NAME",
+    "APP_VERSION",
+    "DATABASE_URL",
+    "DATABASE_POOL_SIZE",
+    "DATABASE_MAX_OVERFLOW",
+    "REDIS_URL",
+    "REDIS_POOL_SIZE",
+    "JWT_ALGORITHM",
+    "JWT_PRIVATE_KEY",
+    "JWT_PUBLIC_KEY",
+    "JWT_KEY_ID",
+    "SECURITY_SALT",
+    "CORS_ORIGINS",
+    "AUTH_RATE_LIMIT_ENABLED",
+    "SMTP_HOST",
+    "SMTP_PORT",
+]
+GOOD = {
+    "DATABASE_URL": "postgresql://user:canary-database@db/authdb",
+    "REDIS_URL": "redis://:canary-redis@cache:6379",
+    "SECURITY_SALT": "canary-salt",
+    "SERVICE_KEY": "canary-service-key",
+    "SERVICE_PUBLIC_KEYS": "{}",
+}
+PRODUCTION = {**GOOD, "APP_ENV": "production", "SECURITY_SALT": STRONG}
+
+
+def problems(environment: dict[str, str], cls: type[ChassisSettings] = ChassisSettings) -> list[str]:
+    with pytest.raises(SettingsError) as failure:
+        load(cls, environment)
+    return failure.value.problems
+
+
+def test_every_name_of_the_seed_is_known() -> None:
+    assert set(SEED) <= known_names()
+
+
+def test_the_defaults_are_the_seeds() -> None:
+    settings = load(TokenSettings, GOOD)
+
+    assert (settings.APP_ENV, settings.APP_NAME, settings.APP_VERSION) == ("development", "Auth Server", "1.0.0")
+    assert (settings.DATABASE_POOL_SIZE, settings.DATABASE_MAX_OVERFLOW, settings.REDIS_POOL_SIZE) == (5, 5, 20)
+    assert (settings.JWT_ALGORITHM, settings.AUTH_RATE_LIMIT_ENABLED) == ("RS256", True)
+    assert settings.issuer == settings.PUBLIC_BASE_URL
+
+
+@pytest.mark.parametrize("name", sorted(set(SEED) - {"CORS_ORIGINS"}))
+def test_every_setting_may_come_from_a_file(tmp_path: Path, name: str) -> None:
+    """Mounted secrets never stand in the environment, which children and crash reports inherit."""
+    values = {**GOOD, "APP_ENV": "staging", "JWT_ALGORITHM": "ES256", "AUTH_RATE_LIMIT_ENABLED": "false", "JWT_PRIVATE_KEY": "pem", "MAIL_DIR": "/m"}
+    values |= {other: "7" for other in SEED if other.endswith(("_SIZE", "_OVERFLOW", "_PORT"))}
+    value = values.setdefault(name, "text")
+    (tmp_path / "value").write_text(f"{value}\n", encoding="utf-8")
+    cls = IdentitySettings if name in IdentitySettings.model_fields and name not in ChassisSettings.model_fields else TokenSettings
+    given = {other: text for other, text in values.items() if other in cls.model_fields and other != name}
+
+    from_file = load(cls, {**given, f"{name}_FILE": str(tmp_path / "value")})
+    from_environment = load(cls, {**given, name: value})
+
+    assert getattr(from_file, name) == getattr(from_environment, name)
+
+
+def test_a_setting_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    """Which of them wins would be a guess."""
+    (tmp_path / "salt").write_text("other", encoding="utf-8")
+
+    (problem,) = problems({**GOOD, "SECURITY_SALT_FILE": str(tmp_path / "salt")})
+
+    assert problem == "SECURITY_SALT_FILE: SECURITY_SALT is set as well; keep one of them"
+
+
+def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    """And not reported as missing a second time."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00canary")
+    given = {name: value for name, value in GOOD.items() if name not in ("DATABASE_URL", "REDIS_URL", "SERVICE_KEY")}
+    files = {"DATABASE_URL_FILE": str(tmp_path / "no"), "REDIS_URL_FILE": str(tmp_path / "binary"), "SERVICE_KEY_FILE": str(tmp_path)}
+
+    found = problems({**given, **files})
+
+    assert sorted(problem.split(":")[0] for problem in found) == ["DATABASE_URL_FILE", "REDIS_URL_FILE", "SERVICE_KEY_FILE"]
+    assert all("canary" not in problem for problem in found)
+
+
+def test_an_empty_file_is_no_value(tmp_path: Path) -> None:
+    """As an empty variable is none: otherwise a secret that failed to mount would be an empty password."""
+    (tmp_path / "empty").write_text("\n", encoding="utf-8")
+    given = {name: value for name, value in GOOD.items() if name != "DATABASE_URL"}
+
+    assert problems({**given, "DATABASE_URL_FILE": str(tmp_path / "empty")}) == problems({**given, "DATABASE_URL": ""})
+    assert load(ChassisSettings, {**GOOD, "TLS_CLIENT_CA_FILE": str(tmp_path / "empty")}).TLS_CLIENT_CA == ""
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    """Whoever deploys mends them in one go, and not in six."""
+    found = problems(
+        {
+            "DATABASE_URL_FILE": str(tmp_path / "no"),
+            "REDIS_URL": "http://canary",
+            "DATABASE_POOL_SIZE": "many",
+            "LOG_LEVEL": "loud",
+            "RATE_LIMIT_READ": "60 per minute",
+            "GRPC_ADDRESS": "localhost",
+            "DATABASE_POOL_SIZ": "3",
+            "APP_COLOUR": "blue",
+            "SERVICE_PUBLIC_KEYS": "{}",
+            "SECURITY_SALT": "x",
+        }
+    )
+    text = "\n".join(found)
+
+    assert len(found) == 9
+    assert "DATABASE_POOL_SIZ is not a setting; did you mean DATABASE_POOL_SIZE?" in found
+    assert "APP_COLOUR is not a setting; remove it" in found
+    assert "SERVICE_KEY is missing: set SERVICE_KEY or SERVICE_KEY_FILE" in found
+    assert "RATE_LIMIT_READ must be COUNT/SECONDS, such as 60/60 for sixty a minute" in found
+    assert "GRPC_ADDRESS must be HOST:PORT, such as 127.0.0.1:50051" in found
+    assert "REDIS_URL must be a URL that begins with redis://" in found
+    assert all(name in text for name in ("DATABASE_URL_FILE: ", "DATABASE_POOL_SIZE ", "LOG_LEVEL "))
+    assert "canary" not in text
+
+
+def test_other_programs_variables_are_none_of_our_business() -> None:
+    assert load(ChassisSettings, {**GOOD, "PATH": "/bin", "HOME": "/", "PGHOST": "x", "REDIS_VERSION": "7", "KUBERNETES_PORT": "1"})
+
+
+def test_the_settings_of_other_services_may_stand_in_a_shared_environment() -> None:
+    assert load(ChassisSettings, {**GOOD, "JWT_KEY_ID": "a", "SMTP_PASSWORD_FILE": "/nowhere", "CORS_ORIGINS": "https://a.example"})
+
+
+def test_secrets_are_never_shown() -> None:
+    """Neither in repr, nor in str, nor dumped, nor in what is said when another setting is wrong."""
+    given = {**GOOD, "JWT_PRIVATE_KEY": "canary-jwt", "KEY_ENCRYPTION_KEY": "canary-kek", "TLS_KEY": "canary-tls", "TLS_CERT": "cert"}
+    settings = load(TokenSettings, given)
+    words = "\n".join(problems({**given, "TLS_CERT": "", "LOG_LEVEL": "canary-level", "DATABASE_POOL_SIZE": "canary-size"}, TokenSettings))
+
+    for text in (repr(settings), str(settings), f"{settings}", str(settings.model_dump()), words):
+        assert "canary" not in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"DATABASE_POOL_SIZE": "0"},
+        {"DATABASE_URL": "mysql://db/x"},
+        {"GRPC_ADDRESS": "127.0.0.1:70000"},
+        {"RATE_LIMIT_CHECK": "0/60"},
+        {"RATE_LIMIT_WRITE": "60/0"},
+        {"DRAIN_TIMEOUT": "-1"},
+        {"APP_ENV": "prod"},
+        *(
+            {"PUBLIC_BASE_URL": url}
+            for url in ("auth.example.com", "ftp://a", "https://", "https:///x", "https://u:p@a", "https://a?b=c", "https://a#b")
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused(change: dict[str, str]) -> None:
+    (problem,) = problems({**GOOD, **change})
+    assert problem.startswith(next(iter(change)))
+
+
+@pytest.mark.parametrize(("given", "kept"), [("https://a.example/", "https://a.example"), ("https://a.example/auth", "https://a.example/auth")])
+def test_a_base_url_loses_its_last_slash(given: str, kept: str) -> None:
+    """It is compared to the letter as `iss`."""
+    assert load(ChassisSettings, {**GOOD, "PUBLIC_BASE_URL": given}).issuer == kept
+
+
+@pytest.mark.parametrize(
+    "salt", ["short", "x" * 64, "your-same-salt-on-all-instances", "Please-CHANGEME-before-2026-or-else!", "abababababababababababababababababab"]
+)
+def test_production_refuses_a_weak_salt(salt: str) -> None:
+    """It guards sealed records, page tokens and the password pepper."""
+    assert load(ChassisSettings, {**GOOD, "SECURITY_SALT": salt})
+
+    (problem,) = problems({**PRODUCTION, "SECURITY_SALT": salt})
+
+    assert problem.startswith("SECURITY_SALT is weak")
+    assert salt not in problem
+
+
+def test_an_empty_salt_is_refused_everywhere() -> None:
+    assert any(problem.startswith("SECURITY_SALT") for problem in problems({**GOOD, "SECURITY_SALT": ""}))
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "10.0.0.7:50051", "token.internal:50051"])
+def test_production_refuses_plaintext_beyond_loopback(address: str) -> None:
+    """Bearer tokens travel on that wire."""
+    (problem,) = problems({**PRODUCTION, "GRPC_ADDRESS": address})
+
+    assert problem.startswith("GRPC_ADDRESS is reachable from outside without TLS")
+    assert load(ChassisSettings, {**PRODUCTION, "GRPC_ADDRESS": address, "TLS_CERT": "c", "TLS_KEY": "k"})
+    assert load(ChassisSettings, {**PRODUCTION, "GRPC_ADDRESS": address, "ALLOW_PLAINTEXT": "true"})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:50051", "localhost:50051", "[::1]:50051"])
+def test_plaintext_on_loopback_needs_no_leave(address: str) -> None:
+    assert load(ChassisSettings, {**PRODUCTION, "GRPC_ADDRESS": address})
+
+
+@pytest.mark.parametrize("half", ["TLS_CERT", "TLS_KEY"])
+def test_half_a_tls_pair_is_refused(half: str) -> None:
+    """A server that silently serves plaintext because its key is missing would be worse than none."""
+    assert problems({**GOOD, half: "pem"}) == ["TLS_CERT and TLS_KEY go together: set both or neither"]
+
+
+def test_production_identity_wants_https_and_a_mail_server() -> None:
+    """The base URL stands in mails with one-time links."""
+    found = problems({**PRODUCTION, "MAIL_DIR": "/mail"}, IdentitySettings)
+
+    assert [problem.split(" ")[0] for problem in found] == ["SMTP_HOST", "PUBLIC_BASE_URL"]
+    assert load(IdentitySettings, {**PRODUCTION, "SMTP_HOST": "mail", "PUBLIC_BASE_URL": "https://auth.example"})
+
+
+def test_commands_read_one_setting(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(" postgresql://db/x \n", encoding="utf-8")
+
+    assert read_value("DATABASE_URL", {"DATABASE_URL_FILE": str(tmp_path / "url")}) == "postgresql://db/x"
+    for environment in ({}, {"DATABASE_URL": ""}, {"DATABASE_URL": "a", "DATABASE_URL_FILE": "b"}, {"DATABASE_URL_FILE": "/nowhere"}):
+        with pytest.raises(SettingsError):
+            read_value("DATABASE_URL", environment)
+
+
+def test_settings_do_not_change() -> None:
+    settings = load(ChassisSettings, GOOD)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.APP_ENV = "production"
+    assert json.loads(settings.model_dump_json())["APP_ENV"] == "development"
