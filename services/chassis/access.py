@@ -103,6 +103,11 @@ class Gate:
         if rule.permission and self._decider is None:
             raise AccessUndeclared(f"{method} asks for the permission {rule.permission}, which this service cannot decide")
 
+    @staticmethod
+    def claims_peer(authorization: str) -> bool:
+        """Whether a call claims to come from a service of the suite; believe it only after `identify`."""
+        return is_service_token(authorization.partition(" ")[2])
+
     async def identify(self, rule: Rule, authorization: str) -> Caller:
         """Return who calls. A public RPC asks nobody. Raises CredentialsMissing, TokenInvalid."""
         if rule.public:

@@ -29,6 +29,7 @@ from watchword.errors import DeadlineExceeded, Internal, InvalidRequest, Permiss
 DEFAULT_DEADLINE = 2.0  # seconds, for callers that name none
 CREDENTIAL_DEADLINE = 10.0  # seconds: a password hash takes a quarter of one, and may have to queue
 MAX_DEADLINE = 30.0  # seconds
+MAX_USER_AGENT = 1024  # bytes
 KEEP = 0.02  # seconds of the deadline kept for the answer's way back
 
 Handler = Callable[[Any, Call], Awaitable[Message]]
@@ -123,15 +124,18 @@ class Edge:
 
     async def _admit(self, rule: Rule, call: Call) -> None:
         """Identify, limit, and let in or refuse; the refusal of a known caller is audited before it is answered."""
-        try:
-            call.caller = await self._gate.identify(rule, call.headers.get("authorization", ""))
-        except Unauthenticated:
-            await self._limits.take(LimitClass.READ if rule.limit is LimitClass.CHECK else rule.limit, "address", call.address)
-            raise
-        if not call.caller.is_peer:
+        authorization = call.headers.get("authorization", "")
+        claims_peer = not rule.public and self._gate.claims_peer(authorization)
+        if not claims_peer:  # before token is asked who this is, so that the limit shields token too
             await self._limits.take(rule.limit, "address", call.address)
-            if call.caller.kind is not CallerKind.ANONYMOUS:
-                await self._limits.take(rule.limit, call.caller.kind.value, call.caller.id)
+        try:
+            call.caller = await self._gate.identify(rule, authorization)
+        except Unauthenticated:
+            if claims_peer or rule.limit in (LimitClass.CHECK, LimitClass.NONE):
+                await self._limits.take(LimitClass.READ, "address", call.address)
+            raise
+        if call.caller.kind in (CallerKind.USER, CallerKind.CLIENT):
+            await self._limits.take(rule.limit, call.caller.kind.value, call.caller.id)
         try:
             await self._gate.admit(rule, call.caller)
         except PermissionDenied as error:
@@ -151,10 +155,15 @@ def _call_of(name: str, rule: Rule, context: Context, started: float) -> Call:
         method=name,
         request_id=_request_id(headers.get("x-request-id", "")),
         address=_address(headers.get("x-forwarded-for", ""), context.peer()),
-        user_agent=headers.get("user-agent", "")[:1024],
+        user_agent=_plain(headers.get("user-agent", "")),
         deadline=started + min(default if asked is None else asked, MAX_DEADLINE),
         headers=headers,
     )
+
+
+def _plain(text: str) -> str:
+    """Drop what no field may hold, and cut to what every field takes: a strange user agent must not break a right login."""
+    return "".join(sign for sign in text if sign.isprintable()).encode()[:MAX_USER_AGENT].decode(errors="ignore")
 
 
 def _request_id(given: str) -> str:
@@ -174,7 +183,9 @@ def _once_of(rule: Rule, request: Message, call: Call) -> Once | None:
     text = getattr(request, "request_id", "") if rule.mutates else ""
     if not text:
         return None
-    return Once(UUID(text), call.method, hashlib.sha256(request.SerializeToString(deterministic=True)).digest())
+    # The session belongs to it: logging out of one session is another request than logging out of the next.
+    asked = request.SerializeToString(deterministic=True) + (call.caller.session_id.bytes if call.caller.session_id else b"")
+    return Once(UUID(text), call.method, hashlib.sha256(asked).digest())
 
 
 async def _abort(context: Context, call: Call, failure: WatchwordError) -> Message:

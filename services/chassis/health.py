@@ -15,6 +15,8 @@ import structlog
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
+from watchword.errors import ResourceExhausted
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PROBE_EVERY = 0.5  # seconds
@@ -81,7 +83,9 @@ async def _watch(health: Health, probe: Callable[[], Awaitable[None]]) -> None:
         try:
             await asyncio.wait_for(probe(), PROBE_TIMEOUT)
             last_good = time.monotonic()
-        except Exception as error:  # any failure of the probe is the same fact
+        except ResourceExhausted:
+            last_good = time.monotonic()  # busy is not broken: the fleet must not leave because there is much to do
+        except Exception as error:  # any other failure of the probe is the same fact
             log.warning("probe_failed", cause=type(error).__name__)
         await health.set_ready(time.monotonic() - last_good < UNREADY_AFTER)
         await asyncio.sleep(PROBE_EVERY)

@@ -86,7 +86,11 @@ async def _ensure_roles(connection: asyncpg.Connection) -> None:
             # Another database of this server may be migrated at the same moment.
             with contextlib.suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
                 await connection.execute(f"CREATE ROLE {role} NOLOGIN NOINHERIT")
-        await connection.execute(f"GRANT {role} TO CURRENT_USER")
+        # On managed servers an administrator makes the roles and grants them; then there is nothing to grant, nor the right to.
+        try:
+            await connection.execute(f"SET ROLE {role}; RESET ROLE")
+        except asyncpg.InsufficientPrivilegeError:
+            await connection.execute(f"GRANT {role} TO CURRENT_USER")
 
 
 async def _migrate_schema(connection: asyncpg.Connection, schema: str) -> list[Migration]:

@@ -73,6 +73,7 @@ class Database:
         self._pool = pool
         self._schema = schema
         self._sealer = sealer
+        self._changes = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
 
     @classmethod
     @asynccontextmanager
@@ -191,9 +192,17 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Borrow a connection inside a transaction."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        """Borrow a connection inside a transaction. Changes that wait for a lock leave half of the pool to the reads."""
+        try:
+            async with asyncio.timeout(ACQUIRE_TIMEOUT):
+                await self._changes.acquire()
+        except TimeoutError:
+            raise ResourceExhausted("too many changes at once; try again") from None
+        try:
+            async with self.connection() as connection, connection.transaction():
+                yield connection
+        finally:
+            self._changes.release()
 
     async def change(self, call: Call, result: type[T], effect: Callable[[Change], Awaitable[T]]) -> T:
         """Run `effect` in one transaction with its audit rows; with a request_id, once in 24 hours.

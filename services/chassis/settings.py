@@ -34,6 +34,7 @@ FAMILIES = (
 )
 FOREIGN = frozenset({"APP_HOME", "DATABASE_READ_URL", "REDIS_VERSION", "REDIS_HOME"})  # names that base images are known to set
 _SCHEMES = {"DATABASE_URL": ("postgresql", "postgres"), "REDIS_URL": ("redis", "rediss", "redis+sentinel", "redis+cluster")}
+WELL_KNOWN = frozenset({"pass", "password", "postgres", "secret", "changeme", "change-me", "watchword", "user", "admin"})
 WEAK = frozenset({"changeme", "change-me", "secret", "password", "test", "your-same-salt-on-all-instances", "placeholder", "replace-me"})
 
 
@@ -138,9 +139,11 @@ class ChassisSettings(BaseModel):
             yield "TLS_CERT and TLS_KEY go together: set both or neither"
         if self.APP_ENV != "production":
             return
+        if (password := urlsplit(self.DATABASE_URL.get_secret_value()).password) and password.lower() in WELL_KNOWN:
+            yield "DATABASE_URL holds a well-known password, and APP_ENV is production: give the database user a random one"
         for name in self.strong_secrets:
             value: SecretStr = getattr(self, name)
-            if _is_weak(value.get_secret_value()):
+            if value.get_secret_value() and _is_weak(value.get_secret_value()):
                 yield f"{name} is weak, and APP_ENV is production: use at least 32 random characters, such as from: openssl rand -base64 48"
         host = self.GRPC_ADDRESS.rpartition(":")[0]
         if host not in ("127.0.0.1", "localhost", "[::1]") and not self.TLS_CERT and not self.ALLOW_PLAINTEXT:

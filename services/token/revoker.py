@@ -55,10 +55,10 @@ class Revoker:
         return await self._write(call, revocation, cause="revoked", facts={"subject": str(claims.sub)})
 
     async def _revoke_by_refresh(self, call: Call, token: str, client_id: UUID | None) -> tuple[UUID, int]:
-        found = await self._store.find_session_by_refresh(digest_of(token), self._clock.now())
-        if found is None or not _has_say(call, found[0].tenant_id, found[0].subject, found[0].client_id, client_id):
+        # A token that was redeemed already, perhaps by a thief, still names its session.
+        session = await self._store.find_family(digest_of(token))
+        if session is None or not _has_say(call, session.tenant_id, session.subject, session.client_id, client_id):
             return await self._nothing(call)
-        session = found[0]
         revocation = Revocation(session.tenant_id, RevokedKind.SESSION, session.id, 0, self._clock.now() + MAX_ACCESS_LIFE)
         return await self._write(call, revocation, cause="revoked", facts={"subject": str(session.subject)})
 

@@ -116,6 +116,8 @@ async def _tended(store: TokenStore, ring: KeyRing, clock: Clock) -> AsyncIterat
                 await store.sweep(clock.now())
             except WatchwordError as error:
                 log.warning("tending_failed", reason=error.reason)
+            except Exception:  # a defect must not end the tending: a retired key would go on verifying
+                log.exception("tending_failed")
 
     task = asyncio.create_task(tend(), name="tend")
     try:
@@ -140,6 +142,6 @@ def _key_encryption_key(settings: TokenSettings) -> bytes:
         key = base64.b64decode(given, validate=True)
     except binascii.Error:
         key = b""
-    if len(key) != 32:
-        raise SettingsError(["KEY_ENCRYPTION_KEY must be 32 bytes in base64, such as from: openssl rand -base64 32"])
+    if len(key) != 32 or len(set(key)) < 10:
+        raise SettingsError(["KEY_ENCRYPTION_KEY must be 32 random bytes in base64, such as from: openssl rand -base64 32"])
     return key

@@ -142,7 +142,7 @@ def _question(request: token_pb2.VerifyTokenRequest) -> Question:
 
 def _verdict(answer: Answer, call: Call) -> token_pb2.VerifyTokenResponse:
     """A token of another tenant is as unknown to a caller as one signed by somebody else."""
-    if answer.claims is not None and not _may_see(call, answer.claims.tenant_id):
+    if answer.tenant_id is not None and not _may_see(call, answer.tenant_id):
         return token_pb2.VerifyTokenResponse(status=token_pb2.UNKNOWN_KEY)
     response = token_pb2.VerifyTokenResponse(status=token_pb2.TokenStatus.Value(answer.verdict.value))
     if answer.claims is not None:

@@ -154,7 +154,7 @@ class Sessions:
             tenant_id=TenantId(login.tenant_id),
             details={"subject": str(login.subject), "acr": login.acr},
         )
-        return await self._store.insert_session(call, session, refresh, result=tokens, kind=Tokens, event=event)
+        return await self._store.insert_session(call, session, refresh, revision=login.revision, result=tokens, kind=Tokens, event=event)
 
     async def issue_alone(self, login: Login) -> Tokens:
         """Return an access token without a session: client_credentials, RFC 6749 section 4.4.3."""

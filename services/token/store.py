@@ -71,13 +71,16 @@ class TokenStore:
         return row["revision"] if row else 0
 
     # The first revocation of a token or session stands. Of subjects and clients the later revision wins, and the revision that spares nobody
-    # is kept beside the one that spares a session.
+    # is kept beside the one that spares a session. When another session is spared, what was revoked for the former one's sake stays revoked.
     _INSERT_REVOCATION = """
         INSERT INTO revocation AS r
             (tenant_id, key, kind, revision, spared_revision, spared_session_id, is_disabled, revoke_time, expire_time)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
         ON CONFLICT (tenant_id, key, kind) DO UPDATE SET
-            revision = greatest(r.revision, excluded.revision),
+            revision = greatest(
+                r.revision, excluded.revision,
+                CASE WHEN excluded.spared_revision > 0 AND excluded.spared_session_id IS DISTINCT FROM r.spared_session_id
+                     THEN r.spared_revision ELSE 0 END),
             spared_revision = greatest(r.spared_revision, excluded.spared_revision),
             spared_session_id = CASE WHEN excluded.spared_revision > 0 THEN excluded.spared_session_id ELSE r.spared_session_id END,
             is_disabled = excluded.is_disabled,
@@ -94,13 +97,25 @@ class TokenStore:
         """Revoke, end the sessions concerned, and return the tenant's revision of the change. Its `revision` fields are set here."""
 
         async def effect(change: Change) -> int:
+            await self._line_up(change.connection, revocation.tenant_id, [revocation.key])
+            await self._end_sessions(change.connection, revocation, cause, now)
             revision = await bump(change.connection, TenantId(revocation.tenant_id))
             await self._insert_revocation(change.connection, revocation, revision, now)
-            await self._end_sessions(change.connection, revocation, cause, now)
             change.audit(event)
             return revision
 
         return await self._database.change(call, int, effect)
+
+    _LINE_UP = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
+
+    async def _line_up(self, connection: Connection, tenant_id: UUID, keys: Sequence[UUID]) -> None:
+        """Make the opening of a session and the revocation of its subject or client wait for one another.
+
+        Whichever comes second then sees the first: a revocation ends the session, or the session is born ended. Every change takes these locks
+        first, in order of their names; then sessions; then the tenant's revision. So none waits in a circle.
+        """
+        for name in sorted(f"{tenant_id}/{key}" for key in keys):
+            await connection.execute(self._LINE_UP, name)
 
     async def _insert_revocation(self, connection: Connection, revocation: Revocation, revision: int, now: datetime) -> None:
         spares = revocation.spared_session_id is not None
@@ -128,15 +143,27 @@ class TokenStore:
 
     _INSERT_SESSION = """
         INSERT INTO session (id, tenant_id, subject, client_id, kind, scopes, audience, acr, auth_time, address, user_agent,
-                             create_time, last_used_time, expire_time)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13)
+                             create_time, last_used_time, expire_time, end_time, end_cause)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15)
+    """
+    _IS_REVOKED = """
+        SELECT EXISTS (SELECT 1 FROM revocation
+                       WHERE tenant_id = $1 AND key = ANY($2::uuid[]) AND kind IN ('subject', 'client') AND greatest(revision, spared_revision) > $3)
     """
     _INSERT_REFRESH = "INSERT INTO refresh_token (digest, session_id, issue_time, expire_time) VALUES ($1, $2, $3, $4)"
 
-    async def insert_session(self, call: Call, session: Session, refresh: RefreshRecord, *, result: T, kind: type[T], event: AuditEvent) -> T:
-        """Open a session with its first refresh token; return `result`, or that of the first call with this request_id."""
+    async def insert_session(
+        self, call: Call, session: Session, refresh: RefreshRecord, *, revision: int, result: T, kind: type[T], event: AuditEvent
+    ) -> T:
+        """Open a session with its first refresh token; return `result`, or that of the first call with this request_id.
+
+        revision  at which the subject was found good: a session of one that was revoked since is born ended
+        """
+        owners = [owner for owner in (session.subject, session.client_id) if owner is not None]
 
         async def effect(change: Change) -> T:
+            await self._line_up(change.connection, session.tenant_id, owners)
+            is_revoked = await change.connection.fetchval(self._IS_REVOKED, session.tenant_id, owners, revision)
             await change.connection.execute(
                 self._INSERT_SESSION,
                 session.id,
@@ -152,6 +179,8 @@ class TokenStore:
                 session.user_agent,
                 session.create_time,
                 session.expire_time,
+                session.create_time if is_revoked else None,
+                "revoked" if is_revoked else None,
             )
             await self._insert_refresh(change.connection, session.id, refresh)
             change.audit(event)
@@ -219,6 +248,18 @@ class TokenStore:
         WHERE r.digest = $1 AND r.used_time IS NULL AND r.expire_time > $2 AND s.end_time IS NULL AND s.expire_time > $2
     """
 
+    _FIND_FAMILY = """
+        SELECT s.id, s.tenant_id, s.subject, s.client_id, s.kind, s.scopes, s.audience, s.acr, s.auth_time, s.address, s.user_agent,
+               s.create_time, s.expire_time
+        FROM refresh_token r JOIN session s ON s.id = r.session_id
+        WHERE r.digest = $1 AND s.end_time IS NULL
+    """
+
+    async def find_family(self, digest: bytes) -> Session | None:
+        """Return the live session that a refresh token was ever handed out in, used or not."""
+        row = await self._database.fetch_row(self._FIND_FAMILY, digest)
+        return None if row is None else _session(row)
+
     async def find_session_by_refresh(self, digest: bytes, now: datetime) -> tuple[Session, RefreshRecord] | None:
         """Return the live session of an unused refresh token, and the token's record."""
         row = await self._database.fetch_row(self._FIND_SESSION, digest, now)
@@ -226,14 +267,18 @@ class TokenStore:
             return None
         return _session(row), RefreshRecord(digest, row["refresh_issue_time"], row["refresh_expire_time"])
 
-    _SWEEP = (
-        "DELETE FROM revocation WHERE (tenant_id, key, kind) IN (SELECT tenant_id, key, kind FROM revocation WHERE expire_time < $1 LIMIT 10000)",
-        "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE expire_time < $1 LIMIT 1000)",
+    # The condition stands outside too: a row that was renewed while the sweep waited for it is judged anew only there.
+    SWEEP = (
+        """
+        DELETE FROM revocation WHERE expire_time < $1 AND (tenant_id, key, kind) IN
+            (SELECT tenant_id, key, kind FROM revocation WHERE expire_time < $1 LIMIT 10000)
+        """,
+        "DELETE FROM session WHERE expire_time < $1 AND id IN (SELECT id FROM session WHERE expire_time < $1 LIMIT 1000)",
     )
 
     async def sweep(self, now: datetime) -> None:
         """Delete what has expired, and requests older than a day."""
-        for statement in self._SWEEP:
+        for statement in self.SWEEP:
             await self._database.execute(statement, now)
         await self._database.forget_requests()
 

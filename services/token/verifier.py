@@ -7,6 +7,7 @@ revoked. There is no path that skips a step.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from uuid import UUID
 
 from services.chassis.clock import Clock
 from services.token import claims as claims_module
@@ -47,10 +48,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A verdict, with the claims if they may be believed."""
+    """A verdict, with the claims if they may be believed. `tenant_id` is the tenant of a token that we signed, whatever became of it."""
 
     verdict: Verdict
     claims: Claims | None = None
+    tenant_id: UUID | None = None
 
 
 class Verifier:
@@ -89,13 +91,13 @@ class Verifier:
             return answer
         now = self._clock.now().timestamp()
         if claims.iss != self._issuer:
-            return Answer(Verdict.WRONG_ISSUER)
+            return Answer(Verdict.WRONG_ISSUER, tenant_id=claims.tenant_id)
         if claims.aud != (question.audience or self._audience,):  # RFC 8725 section 3.9: a token for several is for none
-            return Answer(Verdict.WRONG_AUDIENCE)
+            return Answer(Verdict.WRONG_AUDIENCE, tenant_id=claims.tenant_id)
         if claims.exp + LEEWAY < now:
-            return Answer(Verdict.EXPIRED)
+            return Answer(Verdict.EXPIRED, tenant_id=claims.tenant_id)
         if claims.iat - LEEWAY > now:
-            return Answer(Verdict.NOT_YET_VALID)
+            return Answer(Verdict.NOT_YET_VALID, tenant_id=claims.tenant_id)
         return answer
 
     async def _authenticate(self, token: str) -> Answer:
@@ -109,13 +111,14 @@ class Verifier:
         if header.alg != key.algorithm or not key.verifies(signed, signature):
             return Answer(Verdict.BAD_SIGNATURE)
         try:
-            return Answer(Verdict.VALID, claims_module.parse(body))
+            claims = claims_module.parse(body)
         except Malformed:
             return Answer(Verdict.MALFORMED)
+        return Answer(Verdict.VALID, claims, claims.tenant_id)
 
     def _judge(self, question: Question, claims: Claims, standing: Standing) -> Answer:
         if standing is not Standing.GOOD:
-            return Answer(_BY_STANDING[standing])
+            return Answer(_BY_STANDING[standing], tenant_id=claims.tenant_id)
         if not set(question.scopes) <= set(claims.scope):
-            return Answer(Verdict.INSUFFICIENT_SCOPE, claims)
-        return Answer(Verdict.VALID, claims)
+            return Answer(Verdict.INSUFFICIENT_SCOPE, claims, claims.tenant_id)
+        return Answer(Verdict.VALID, claims, claims.tenant_id)

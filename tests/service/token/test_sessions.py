@@ -8,6 +8,7 @@ import asyncpg
 import grpc
 import pytest
 
+from tests.conftest import eventually
 from tests.service.token.conftest import TENANT, TokenInstances
 from watchword import status
 from watchword.errors import (
@@ -225,3 +226,84 @@ async def test_the_key_set_is_public_cacheable_and_holds_nothing_private(token: 
     assert all(not set(key) & {"d", "p", "q", "dp", "dq", "qi", "k"} for key in body["keys"])
     again = token.key_stubs[1].GetJwks(key_pb2.GetJwksRequest(), metadata=(("if-none-match", headers["etag"]),))
     assert dict(await again.initial_metadata())["x-http-status"] == "304"
+
+
+async def test_a_session_that_overlaps_a_revocation_is_born_ended(token: TokenInstances) -> None:
+    """Neither its access token nor its refresh token outlives the revocation, whichever of the two calls is first."""
+    for _ in range(30):
+        subject, seen = str(uuid4()), await token.revision()
+        revoke = token.stubs[1].RevokeTokens(token_pb2.RevokeTokensRequest(tenant_id=TENANT, subject=subject), metadata=token.identity)
+        issued, _ = await asyncio.gather(token.issue(subject=subject, revision=seen), revoke)
+        late = await token.issue(subject=subject, revision=seen, at=1)
+        for tokens in (issued, late):
+            assert await token.status(tokens.access_token) == "REVOKED"
+            assert type(await refused(refresh(token, tokens.refresh_token, revision=await token.revision()))) is TokenInvalid
+
+
+async def test_sparing_another_session_revives_nothing(token: TokenInstances) -> None:
+    """Two password changes in two sessions: the second one spares its own session, and the first one's stays dead."""
+    subject = str(uuid4())
+    first, second = await token.issue(subject=subject), await token.issue(subject=subject)
+    for spared in (second, first):
+        request = token_pb2.RevokeTokensRequest(tenant_id=TENANT, subject=subject, except_session_id=spared.session_id)
+        await token.stubs[0].RevokeTokens(request, metadata=token.identity)
+
+    assert await token.status(first.access_token, at=1) == "REVOKED"
+    assert await token.status(second.access_token, at=1) == "REVOKED"
+
+
+async def test_revoking_a_redeemed_refresh_token_ends_its_session(token: TokenInstances) -> None:
+    """Its owner may not know that a thief was faster."""
+    tokens = await token.issue()
+    successor = (await refresh(token, tokens.refresh_token)).tokens
+    await token.stubs[0].RevokeToken(token_pb2.RevokeTokenRequest(token=tokens.refresh_token), metadata=token.identity)
+
+    assert await token.status(successor.access_token, at=1) == "REVOKED"
+    assert type(await refused(refresh(token, successor.refresh_token))) is TokenInvalid
+
+
+async def test_the_sweep_spares_a_revocation_that_was_renewed_while_it_waited(token: TokenInstances) -> None:
+    """Two transactions: the renewal is not yet committed when the sweep comes to the row."""
+    from datetime import UTC, datetime, timedelta
+
+    from services.token.store import TokenStore
+
+    key, now = uuid4(), datetime.now(UTC)
+    renewing, sweeping = [await asyncpg.connect(token.database_url, server_settings={"search_path": "token"}) for _ in range(2)]
+    try:
+        insert = "INSERT INTO revocation VALUES ($1, $2, 'subject', 1, 0, NULL, false, $3, $4)"
+        await renewing.execute(insert, uuid4(), key, now, now - timedelta(seconds=1))
+        async with renewing.transaction():
+            await renewing.execute("UPDATE revocation SET expire_time = $2 WHERE key = $1", key, now + timedelta(hours=1))
+            sweep = asyncio.create_task(sweeping.execute(TokenStore.SWEEP[0], now))
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            await eventually(lambda: _counted(token, waiting))
+        await sweep
+        assert await renewing.fetchval("SELECT count(*) FROM revocation WHERE key = $1", key) == 1
+    finally:
+        await renewing.close()
+        await sweeping.close()
+
+
+async def _counted(token: TokenInstances, statement: str) -> bool:
+    connection = await asyncpg.connect(token.database_url)
+    try:
+        return bool(await connection.fetchval(statement))
+    finally:
+        await connection.close()
+
+
+async def test_another_tenant_learns_nothing_of_a_token(token: TokenInstances) -> None:
+    """Valid, revoked or for somebody else: to strangers it is signed by an unknown key."""
+    theirs = await token.issue(tenant_id=str(uuid4()), revision=0)
+    ours = await token.issue()
+    metadata = (("authorization", f"Bearer {ours.access_token}"),)
+    question = token_pb2.VerifyTokenRequest(token=theirs.access_token)
+
+    async def seen() -> str:
+        return token_pb2.TokenStatus.Name((await token.stubs[0].VerifyToken(question, metadata=metadata)).status)
+
+    assert await seen() == "UNKNOWN_KEY"
+    await token.stubs[0].RevokeToken(token_pb2.RevokeTokenRequest(token=theirs.access_token), metadata=token.identity)
+    assert await token.status(theirs.access_token) == "REVOKED"
+    assert await seen() == "UNKNOWN_KEY"
