@@ -183,8 +183,10 @@ def _once_of(rule: Rule, request: Message, call: Call) -> Once | None:
     text = getattr(request, "request_id", "") if rule.mutates else ""
     if not text:
         return None
-    # The session belongs to it: logging out of one session is another request than logging out of the next.
-    asked = request.SerializeToString(deterministic=True) + (call.caller.session_id.bytes if call.caller.session_id else b"")
+    asked = request.SerializeToString(deterministic=True)
+    if rule.scope and not rule.permission and call.caller.session_id:
+        # What asks for a scope alone is about the caller's own session: logging out of the next one is another request.
+        asked += call.caller.session_id.bytes
     return Once(UUID(text), call.method, hashlib.sha256(asked).digest())
 
 
