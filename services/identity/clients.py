@@ -23,11 +23,12 @@ from services.chassis.sealing import digest
 from services.identity.accounts import ClientCredential, OAuthClient
 from services.identity.registration import Began
 from services.identity.tasks import Tasks, revoke_client
-from watchword.errors import InvalidCredentials, InvalidRequest, NotFound, Violation
+from watchword.errors import InvalidCredentials, InvalidRequest, NotFound, PermissionDenied, Violation
 
 if TYPE_CHECKING:
     from services.chassis.postgres import Database
     from services.identity.attempts import Attempts
+    from services.identity.peers import RbacPeer
     from services.identity.store.clients import ClientStore
     from services.identity.store.outbox import TaskStore
 
@@ -57,6 +58,7 @@ class Clients:
         task_store: "TaskStore",
         tasks: Tasks,
         attempts: "Attempts",
+        rbac: "RbacPeer",
         pager: Pager,
         clock: Clock,
         key: bytes,
@@ -67,16 +69,19 @@ class Clients:
         self._task_store = task_store
         self._tasks = tasks
         self._attempts = attempts
+        self._rbac = rbac
         self._pager = pager
         self._clock = clock
         self._key = key
         self._known_scopes = known_scopes
 
     async def create(self, display_name: str, scopes: Sequence[str], call: Call) -> Shown:
-        """Make a client. Raises InvalidRequest for scopes that the suite does not have."""
+        """Make a client, with scopes that the caller holds as permissions. Raises InvalidRequest for unknown ones, PermissionDenied."""
         unknown = [index for index, scope in enumerate(scopes) if scope not in self._known_scopes]
         if unknown:
             raise InvalidRequest(violations=[Violation(f"scopes[{index}]", "is not a scope that a client can have") for index in unknown])
+        if scopes:
+            await self._rbac.require_authority(call, permissions=tuple(dict.fromkeys(scopes)))
         now, secret = self._clock.now(), _new_secret()
         client = OAuthClient(new_id(), call.caller.tenant_id, display_name, tuple(dict.fromkeys(scopes)), now, now)
 
@@ -105,6 +110,7 @@ class Clients:
         """Give a client a new secret; the old one holds for `overlap`, one that is older no more. Raises InvalidRequest, NotFound."""
         if not timedelta() <= overlap <= MAX_OVERLAP:
             raise InvalidRequest.of("overlap_seconds", f"must lie between 0 and {int(MAX_OVERLAP.total_seconds())}")
+        await self._require_authority(client_id, call)
         now, secret = self._clock.now(), _new_secret()
 
         async def effect(change: Change) -> Shown:
@@ -118,7 +124,15 @@ class Clients:
         return await self._database.change(call, Shown, effect)
 
     async def delete(self, client_id: UUID, call: Call) -> str:
-        """Delete a client; its tokens are refused. Return a consistency token. Raises NotFound, FanoutPending."""
+        """Delete a client with all its roles; its tokens are refused. Return a consistency token.
+
+        Raises  NotFound, PermissionDenied, FanoutPending
+        """
+        kept = await self._database.kept(call, Began)
+        if kept is not None:
+            return await self._tasks.settle(kept.task_id, call)
+        await self._require_authority(client_id, call)
+        await self._rbac.delete_subject(call, client_id, is_client=True)
 
         async def effect(change: Change) -> Began:
             if not await self._store.delete(change, call.caller.tenant_id, client_id):
@@ -128,6 +142,16 @@ class Clients:
 
         began = await self._database.change(call, Began, effect)
         return await self._tasks.settle(began.task_id, call)
+
+    async def _require_authority(self, client_id: UUID, call: Call) -> None:
+        """Whoever may do less than a client may not get at its secret. Raises NotFound, PermissionDenied."""
+        client = await self.get(client_id, call)
+        try:
+            await self._rbac.require_authority(call, target=client_id, is_client=True, permissions=client.scopes)
+        except PermissionDenied as denied:
+            facts = {"method": call.method, "why": denied.text}
+            await self._database.note(call, AuditEvent("access_denied", "oauth_client", str(client_id), "failure", facts))
+            raise
 
     async def authenticate(self, client_id: str, secret: str, call: Call) -> ClientCredential:
         """Return the client whose secret this is. Raises InvalidCredentials, alike for an unknown client and a wrong secret; RateLimited."""

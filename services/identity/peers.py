@@ -9,7 +9,7 @@ from services.chassis.peers import Peer
 from services.chassis.tenancy import TenantId
 from services.identity.grants import Grant, Introspection, Tokens
 from services.identity.tasks import Task, TaskKind
-from watchword.errors import AlreadyExists, TokenInvalid
+from watchword.errors import AlreadyExists, PermissionDenied, TokenInvalid
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
 from watchword.token.v1 import token_pb2, token_pb2_grpc
 
@@ -125,6 +125,29 @@ class RbacPeer:
         )
         answer: permission_pb2.CheckPermissionResponse = await self._peer.ask(self._permissions.CheckPermission, request)
         return answer.decision == permission_pb2.ALLOW
+
+    async def require_authority(self, call: Call, *, target: UUID | None = None, is_client: bool = False, permissions: tuple[str, ...] = ()) -> None:
+        """Return if the caller may act upon `target`: holds, tenant-wide, all that it holds, and `permissions`. Raises PermissionDenied.
+
+        Otherwise who may change accounts could take over one that may do more: change its address, reset its password, log in.
+        """
+        if target is not None and call.caller.id == str(target) and not permissions:
+            return
+        request = permission_pb2.CheckAuthorityRequest(
+            actor=_subject(call.caller.kind, call.caller.id), permissions=permissions, tenant_id=str(call.caller.tenant_id)
+        )
+        if target is not None:
+            request.target.CopyFrom(_subject(CallerKind.CLIENT if is_client else CallerKind.USER, str(target)))
+        answer: permission_pb2.CheckAuthorityResponse = await self._peer.ask(self._permissions.CheckAuthority, request, call)
+        if answer.decision != permission_pb2.ALLOW:
+            lacking = ", ".join(answer.missing_permissions)
+            raise PermissionDenied(f"this would hand out or reach more than the caller holds: {lacking}")
+
+    async def delete_subject(self, call: Call, subject: UUID, *, is_client: bool = False) -> None:
+        """Take all roles and memberships from who is about to be deleted; doing it twice is no error. Raises LastAdministrator."""
+        kind = CallerKind.CLIENT if is_client else CallerKind.USER
+        request = rbac_pb2.DeleteSubjectRequest(subject=_subject(kind, str(subject)), tenant_id=str(call.caller.tenant_id))
+        await self._peer.ask(self._bindings.DeleteSubject, request, call)
 
     async def bind(self, task: Task, call: Call | None) -> str:
         """Do a task of binding a role; one that is bound already is done."""

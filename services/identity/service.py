@@ -176,6 +176,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             tasks=tasks,
             attempts=attempts,
             prover=prover,
+            rbac=rbac,
             pager=pager,
             clock=clock,
         )
@@ -185,6 +186,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             task_store=task_store,
             tasks=tasks,
             attempts=attempts,
+            rbac=rbac,
             pager=pager,
             clock=clock,
             key=derive(salt, "client-secrets"),

@@ -30,6 +30,9 @@ class IdentitySettings(ChassisSettings):
         yield from super().problems()
         if not self.SMTP_HOST and not self.MAIL_DIR:
             yield "mail has nowhere to go: set SMTP_HOST, or MAIL_DIR to have mail written as files"
+        one_time = self.BOOTSTRAP_ADMIN_PASSWORD.get_secret_value()
+        if self.APP_ENV == "production" and one_time and (len(one_time) < 16 or len(set(one_time)) < 8):
+            yield "BOOTSTRAP_ADMIN_PASSWORD is weak, and APP_ENV is production: who guesses it first is the administrator; use 16 random characters"
         if self.APP_ENV == "production" and not self.SMTP_HOST:
             yield "SMTP_HOST is missing, and APP_ENV is production"
         if self.APP_ENV == "production" and not self.PUBLIC_BASE_URL.startswith("https://"):

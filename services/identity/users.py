@@ -16,11 +16,12 @@ from services.identity.passwords import require_size
 from services.identity.proof import Prover
 from services.identity.registration import Began, new_account, parse_names
 from services.identity.tasks import Tasks, revoke_subject
-from watchword.errors import AlreadyExists, DependencyUnavailable, EtagMismatch, InvalidRequest, NotFound, PreconditionFailed
+from watchword.errors import AlreadyExists, DependencyUnavailable, EtagMismatch, InvalidRequest, NotFound, PermissionDenied, PreconditionFailed
 
 if TYPE_CHECKING:
     from services.chassis.postgres import Database
     from services.identity.attempts import Attempts
+    from services.identity.peers import RbacPeer
     from services.identity.store.accounts import AccountStore
     from services.identity.store.outbox import MailStore, TaskStore
 
@@ -81,10 +82,12 @@ class Users:
         tasks: Tasks,
         attempts: "Attempts",
         prover: Prover,
+        rbac: "RbacPeer",
         pager: Pager,
         clock: Clock,
     ) -> None:
         self._database = database
+        self._rbac = rbac
         self._accounts = accounts
         self._mail = mail
         self._task_store = task_store
@@ -144,6 +147,7 @@ class Users:
         Raises  InvalidRequest, NotFound, EtagMismatch, AlreadyExists
         """
         fields = request.fields
+        await self._require_authority(request.account_id, call)
 
         async def effect(change: Change) -> Account:
             before = _found(await self._accounts.lock(change, call.caller.tenant_id, request.account_id))
@@ -163,6 +167,7 @@ class Users:
     async def disable(self, account_id: UUID, call: Call) -> tuple[Account, str]:
         """Keep an account out; return it with a consistency token. Raises NotFound, PreconditionFailed, FanoutPending."""
         _refuse_self(account_id, call)
+        await self._require_authority(account_id, call)
 
         async def effect(change: Change) -> Disabled:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -176,7 +181,8 @@ class Users:
         return disabled.account, await self._tasks.settle(disabled.task_id, call)
 
     async def enable(self, account_id: UUID, call: Call) -> Account:
-        """Let an account in again; its old tokens stay refused. Raises NotFound."""
+        """Let an account in again; its old tokens stay refused. Raises NotFound, PermissionDenied."""
+        await self._require_authority(account_id, call)
 
         async def effect(change: Change) -> Account:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -187,6 +193,7 @@ class Users:
 
     async def unlock(self, account_id: UUID, call: Call) -> Account:
         """Forget an account's failed logins. Raises NotFound, DependencyUnavailable while the shared counters cannot be reached."""
+        await self._require_authority(account_id, call)
 
         async def effect(change: Change) -> Account:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -200,8 +207,17 @@ class Users:
         return account
 
     async def delete(self, account_id: UUID, etag: str, call: Call) -> str:
-        """Delete an account; its names become free. Return a consistency token. Raises NotFound, EtagMismatch, PreconditionFailed, FanoutPending."""
+        """Delete an account with all its roles; its names become free. Return a consistency token.
+
+        Its roles go first: a crash in between leaves an account that may do nothing, and the call can be repeated.
+        Raises  NotFound, EtagMismatch, PreconditionFailed, PermissionDenied, LastAdministrator, FanoutPending
+        """
         _refuse_self(account_id, call)
+        kept = await self._database.kept(call, Began)
+        if kept is not None:
+            return await self._tasks.settle(kept.task_id, call)
+        _require_etag(await self._require_authority(account_id, call), etag)
+        await self._rbac.delete_subject(call, account_id)
 
         async def effect(change: Change) -> Began:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -215,7 +231,8 @@ class Users:
         return await self._tasks.settle(began.task_id, call)
 
     async def revoke_tokens(self, account_id: UUID, call: Call) -> str:
-        """End all sessions of an account; return a consistency token. Raises NotFound, FanoutPending."""
+        """End all sessions of an account; return a consistency token. Raises NotFound, PermissionDenied, FanoutPending."""
+        await self._require_authority(account_id, call)
 
         async def effect(change: Change) -> Began:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -224,6 +241,18 @@ class Users:
 
         began = await self._database.change(call, Began, effect)
         return await self._tasks.settle(began.task_id, call)
+
+    async def _require_authority(self, account_id: UUID, call: Call) -> Account:
+        """Return the account if the caller may act upon it: whoever may do less than its owner may not. Raises NotFound, PermissionDenied."""
+        account = _found(await self._accounts.find(call.caller.tenant_id, account_id))
+        try:
+            await self._rbac.require_authority(call, target=account_id)
+        except PermissionDenied as denied:
+            await self._database.note(
+                call, AuditEvent("access_denied", "user", str(account_id), "failure", {"method": call.method, "why": denied.text})
+            )
+            raise
+        return account
 
 
 def _found(account: Account | None) -> Account:

@@ -80,6 +80,21 @@ class Bindings:
 
         return await self._store.change(call, call.caller.tenant_id, Written[None], effect)
 
+    async def delete_subject(self, call: Call, tenant_id: TenantId, subject: Subject) -> Written[None]:
+        """Take all bindings and memberships from a user or client; one that has none is no error. Raises InvalidRequest, LastAdministrator."""
+        if subject.type is SubjectType.GROUP:
+            raise InvalidRequest.of("subject.type", "must be a user or client: groups are deleted by DeleteGroup")
+        now = self._clock.now()
+
+        async def effect(change: "TenantChange") -> None:
+            async with administered(change, now):
+                bindings, memberships = await change.delete_holdings(subject)
+            if bindings or memberships:
+                facts = {"bindings_removed": str(bindings), "memberships_removed": str(memberships)}
+                change.audit(AuditEvent("subject_removed", subject.type.name.lower(), str(subject.id), details=facts))
+
+        return await self._store.change(call, tenant_id, Written[None], effect)
+
 
 async def _ordered_role(change: "TenantChange", order: Order, *, is_peer: bool) -> Role:
     """Return the role to bind. A service that binds one of the suite's own roles in a new tenant finds it there."""

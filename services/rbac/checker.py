@@ -95,6 +95,10 @@ class View:
         where = TENANT_WIDE if resource == TENANT else (TENANT, *self._places[resource])
         return list(self._holdings.get(subject, NOTHING).at(where, self._now))
 
+    def held_anywhere(self, subject: Subject) -> list[Holding]:
+        """Return what `subject` holds, wherever it is."""
+        return list(self._holdings.get(subject, NOTHING).anywhere(self._now))
+
     def grants(self, subject: Subject, resource: str) -> list[Grant]:
         """Return the grants of `subject` at `resource`, by permission, then by role and place."""
         latest: dict[tuple[str, str], Holding] = {}

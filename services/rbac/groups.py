@@ -9,7 +9,7 @@ from services.chassis.clock import Clock
 from services.chassis.pages import PageRequest
 from services.chassis.postgres import new_id
 from services.chassis.tenancy import TenantId
-from services.rbac.authority import administered, require_authority
+from services.rbac.authority import administered, patterns_of, require_authority
 from services.rbac.graph import require_hierarchy
 from services.rbac.model import Edge, Group, Subject, SubjectType, Written
 from watchword.errors import AlreadyExists
@@ -72,7 +72,7 @@ class Groups:
             if member.type is SubjectType.GROUP:
                 await _require_place(change, group, await change.get_group(member.id))
             held = (await change.holdings_of(Subject(SubjectType.GROUP, group_id), now)).anywhere(now)
-            await require_authority(change, call.caller, {text for holding in held for text in holding.role.patterns.texts}, now)
+            await require_authority(change, call.caller, patterns_of(held), now)
             if await change.insert_member(group_id, member):
                 change.audit(AuditEvent("group_member_added", "group", str(group_id), details=_facts(group, member)))
 

@@ -1,7 +1,7 @@
 """How rbac is put together: read from top to bottom, each thing stands on those above it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -31,7 +31,6 @@ from services.rbac.resources import Resources
 from services.rbac.roles import Roles
 from services.rbac.servicer import GroupServicer, PermissionServicer, ResourceServicer, RoleBindingServicer, RoleServicer
 from services.rbac.store import RbacStore
-from watchword.errors import WatchwordError
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
 from watchword.token.v1 import token_pb2_grpc
 
@@ -76,21 +75,21 @@ async def main() -> None:
         store = RbacStore(database)
         authenticator = TokenAuthenticator(token_pb2_grpc.TokenServiceStub(internal), Peer("token", identity))
         assembly = assemble(salt, store, Clock(), identity=identity, limits=Limits.of(settings, redis), authenticator=authenticator)
-        async with _tended(store):
+        async with tended(store.sweep):
             await serve(settings, assembly.edge, assembly.servicers, probe=store.ping, max_message_bytes=MAX_MESSAGE)
 
 
 @asynccontextmanager
-async def _tended(store: RbacStore) -> AsyncIterator[None]:
-    """Delete what has expired, while inside."""
+async def tended(sweep: Callable[[], Awaitable[None]], every: float = TEND_EVERY) -> AsyncIterator[None]:
+    """Delete what has expired, `every` so many seconds while inside. A sweep that fails is logged, and does not end the sweeping."""
 
     async def tend() -> None:
         while True:
-            await asyncio.sleep(TEND_EVERY)
+            await asyncio.sleep(every)
             try:
-                await store.sweep()
-            except WatchwordError as error:
-                log.warning("tending_failed", reason=error.reason)
+                await sweep()
+            except Exception:
+                log.exception("tending_failed")
 
     task = asyncio.create_task(tend(), name="tend")
     try:

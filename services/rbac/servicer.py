@@ -1,7 +1,8 @@
 """The RPCs of rbac: protobuf in, a call of the domain, protobuf out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from uuid import UUID
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -11,6 +12,8 @@ from services.chassis.call import Call
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.pages import Pager, PageRequest
 from services.chassis.tenancy import TenantId
+from services.chassis.validation import MAX_VIOLATIONS
+from services.rbac.authority import NAMED, Deed
 from services.rbac.bindings import Bindings, Order
 from services.rbac.checker import Checker, Decision, Grant, Question, grant_key
 from services.rbac.groups import Groups
@@ -90,6 +93,11 @@ class RoleBindingServicer:
     async def DeleteRoleBinding(self, request: rbac_pb2.DeleteRoleBindingRequest, call: Call) -> rbac_pb2.DeleteRoleBindingResponse:
         done = await self._bindings.delete(call, UUID(request.role_binding_id))
         return rbac_pb2.DeleteRoleBindingResponse(consistency_token=self._consistency.write(call.caller.tenant_id, done.revision))
+
+    async def DeleteSubject(self, request: rbac_pb2.DeleteSubjectRequest, call: Call) -> rbac_pb2.DeleteSubjectResponse:
+        tenant_id = _tenant(request.tenant_id, call)
+        done = await self._bindings.delete_subject(call, tenant_id, _subject(request.subject))
+        return rbac_pb2.DeleteSubjectResponse(consistency_token=self._consistency.write(tenant_id, done.revision))
 
 
 class GroupServicer:
@@ -176,6 +184,13 @@ class PermissionServicer:
         token = self._consistency.write(tenant_id, view.revision)
         return permission_pb2.BatchCheckPermissionsResponse(responses=[_decision(view.decide(question), token) for question in questions])
 
+    async def CheckAuthority(self, request: permission_pb2.CheckAuthorityRequest, call: Call) -> permission_pb2.CheckAuthorityResponse:
+        target = _subject(request.target) if request.HasField("target") else None
+        deed = Deed(_subject(request.actor), target, frozenset(request.permissions))
+        lacking = deed.lacking(await self._checker.view(_tenant(request.tenant_id, call), deed.subjects, []))
+        decision = permission_pb2.DENY if lacking else permission_pb2.ALLOW
+        return permission_pb2.CheckAuthorityResponse(decision=decision, missing_permissions=lacking[:NAMED])
+
     async def ListSubjectPermissions(
         self, request: permission_pb2.ListSubjectPermissionsRequest, call: Call
     ) -> permission_pb2.ListSubjectPermissionsResponse:
@@ -210,14 +225,17 @@ def _tenant(stated: str, call: Call) -> TenantId:
 
 
 def _require_one_state(batch: permission_pb2.BatchCheckPermissionsRequest) -> None:
-    violations = []
-    for index, one in enumerate(batch.requests):
-        if one.HasField("consistency"):
-            violations.append(Violation(f"requests[{index}].consistency", "must be unset: the batch's holds for all"))
-        if one.tenant_id and one.tenant_id != batch.tenant_id:
-            violations.append(Violation(f"requests[{index}].tenant_id", "must be empty: the batch's holds for all"))
+    violations = list(islice(_other_states(batch), MAX_VIOLATIONS))
     if violations:
         raise InvalidRequest(violations=violations)
+
+
+def _other_states(batch: permission_pb2.BatchCheckPermissionsRequest) -> Iterator[Violation]:
+    for index, one in enumerate(batch.requests):
+        if one.HasField("consistency"):
+            yield Violation(f"requests[{index}].consistency", "must be unset: the batch's holds for all")
+        if one.tenant_id and one.tenant_id != batch.tenant_id:
+            yield Violation(f"requests[{index}].tenant_id", "must be empty: the batch's holds for all")
 
 
 def _patch(update: rbac_pb2.RoleUpdate, mask: FieldMask) -> RolePatch:

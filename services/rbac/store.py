@@ -350,6 +350,14 @@ class TenantChange:
         """Delete a binding."""
         await self._write(self._DELETE_BINDING, binding_id)
 
+    _DELETE_BINDINGS_OF_SUBJECT = "DELETE FROM role_binding WHERE tenant_id = $1 AND subject_type = $2 AND subject_id = $3"
+    _DELETE_MEMBERSHIPS_OF_SUBJECT = "DELETE FROM group_member WHERE tenant_id = $1 AND member_type = $2 AND member_id = $3"
+
+    async def delete_holdings(self, subject: Subject) -> tuple[int, int]:
+        """Delete a subject's bindings and its memberships of groups; return how many there were of each."""
+        bindings = await self._write(self._DELETE_BINDINGS_OF_SUBJECT, subject.type, subject.id)
+        return bindings, await self._write(self._DELETE_MEMBERSHIPS_OF_SUBJECT, subject.type, subject.id)
+
     async def holdings_of(self, subject: Subject, now: datetime) -> Holdings:
         """Return what a subject holds, inside this change."""
         rows = await self._connection.fetch(_LOAD, *_load_arguments(self._tenant_id, [subject], [], now))
@@ -387,15 +395,12 @@ class TenantChange:
         """Write a new group; return False if the name is taken."""
         return await self._write(self._INSERT_GROUP, group.id, group.name, group.description, group.create_time) > 0
 
-    _DELETE_BINDINGS_OF_GROUP = "DELETE FROM role_binding WHERE tenant_id = $1 AND subject_type = 2 AND subject_id = $2"
-    _DELETE_MEMBERSHIPS_OF_GROUP = "DELETE FROM group_member WHERE tenant_id = $1 AND member_type = 2 AND member_id = $2"
     _DELETE_MEMBERS = "DELETE FROM group_member WHERE tenant_id = $1 AND group_id = $2"
     _DELETE_GROUP = "DELETE FROM subject_group WHERE tenant_id = $1 AND id = $2"
 
     async def delete_group(self, group_id: UUID) -> tuple[int, int]:
         """Delete a group, its members, memberships and bindings; return how many bindings and members it had."""
-        bindings = await self._write(self._DELETE_BINDINGS_OF_GROUP, group_id)
-        await self._write(self._DELETE_MEMBERSHIPS_OF_GROUP, group_id)
+        bindings, _ = await self.delete_holdings(Subject(SubjectType.GROUP, group_id))
         members = await self._write(self._DELETE_MEMBERS, group_id)
         await self._write(self._DELETE_GROUP, group_id)
         return bindings, members

@@ -18,7 +18,7 @@ LINES = """\
 """  # noqa: E501  (each is one line to paste)
 
 LOGIN = """\
-curl -s {rest}/v1/auth/login -H content-type:application/json -d '{{"login":"{email}","password":"my '"$(cat {password})"'"}}' | sed -E 's/.*"access_token": ?"([^"]+)".*/\\1/'"""
+curl -s {rest}/v1/auth/login -H content-type:application/json -d '{{"login":"{email}","password":"my '"$(cat {password})"'"}}' | sed -E 's/.*"access_token": ?"([^"]+)".*/\\1/'"""  # noqa: E501  (a part of such a line)
 
 
 def new_password(one_time: str) -> str:

@@ -90,6 +90,7 @@ CREATE TABLE request (
 CREATE INDEX request_by_time ON request (create_time);
 
 -- The suite's own roles, of which every tenant has its copy. Their names begin with `watchword.`, which no other role's name may.
+-- Managing roles is not placing resources: who could move any resource below one that he holds a role on would hold it there too.
 CREATE FUNCTION ensure_system_roles(tenant uuid) RETURNS void
 LANGUAGE sql SET search_path = rbac
 AS $$
@@ -100,8 +101,8 @@ AS $$
         ('watchword.auditor', 'Sees who may do what, and what was done.', ARRAY[
             'audit-events.read', 'groups.read', 'oauth-clients.read', 'role-bindings.read', 'roles.read', 'users.read']),
         ('watchword.user-manager', 'Manages accounts.', ARRAY['users.*']),
-        ('watchword.role-manager', 'Manages roles, groups and resources.', ARRAY[
-            'groups.*', 'permissions.check', 'resources.*', 'role-bindings.*', 'roles.*']),
+        ('watchword.role-manager', 'Manages roles, groups and bindings.', ARRAY[
+            'groups.*', 'permissions.check', 'role-bindings.*', 'roles.*']),
         ('watchword.service', 'Verifies tokens and checks permissions.', ARRAY['permissions.check', 'tokens.verify'])
     ) AS s (name, description, permissions)
     ON CONFLICT (tenant_id, name) DO NOTHING

@@ -166,6 +166,7 @@ class PermissionStandIn(permission_pb2_grpc.PermissionServiceServicer):
 
     is_down: bool = False
     administrators: set[str] = field(default_factory=set)
+    powers: dict[str, set[str]] = field(default_factory=dict)
     roles: dict[str, list[str]] = field(default_factory=dict)
 
     async def CheckPermission(self, request: permission_pb2.CheckPermissionRequest, context: Any) -> permission_pb2.CheckPermissionResponse:
@@ -173,6 +174,17 @@ class PermissionStandIn(permission_pb2_grpc.PermissionServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
         allowed = request.subject.id in self.administrators
         return permission_pb2.CheckPermissionResponse(decision=permission_pb2.ALLOW if allowed else permission_pb2.DENY)
+
+    async def CheckAuthority(self, request: permission_pb2.CheckAuthorityRequest, context: Any) -> permission_pb2.CheckAuthorityResponse:
+        """Administrators may act upon everybody; others upon those who hold no more than they do."""
+        if self.is_down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        if request.actor.id in self.administrators:
+            return permission_pb2.CheckAuthorityResponse(decision=permission_pb2.ALLOW)
+        needed = set(request.permissions) | ({"*.*"} if request.target.id in self.administrators else self.powers.get(request.target.id, set()))
+        missing = sorted(needed - self.powers.get(request.actor.id, set()))
+        decision = permission_pb2.DENY if missing else permission_pb2.ALLOW
+        return permission_pb2.CheckAuthorityResponse(decision=decision, missing_permissions=missing[:5])
 
     async def ListSubjectPermissions(
         self, request: permission_pb2.ListSubjectPermissionsRequest, context: Any
@@ -188,6 +200,13 @@ class BindingStandIn(rbac_pb2_grpc.RoleBindingServiceServicer):
 
     is_down: bool = False
     bound: dict[str, rbac_pb2.CreateRoleBindingRequest] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
+
+    async def DeleteSubject(self, request: rbac_pb2.DeleteSubjectRequest, context: Any) -> rbac_pb2.DeleteSubjectResponse:
+        if self.is_down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        self.deleted.append(request.subject.id)
+        return rbac_pb2.DeleteSubjectResponse(consistency_token="deleted")
 
     async def CreateRoleBinding(self, request: rbac_pb2.CreateRoleBindingRequest, context: Any) -> rbac_pb2.CreateRoleBindingResponse:
         if self.is_down:

@@ -84,6 +84,17 @@ async def test_a_bad_question_is_named_by_its_place(rbac: Rbac, tenant: Tenant) 
         assert [violation.field for violation in refusal.value.violations] == [path]
 
 
+async def test_of_a_thousand_bad_questions_twenty_are_named(rbac: Rbac, tenant: Tenant) -> None:
+    bad = question(str(uuid4()), "doc.read")
+    bad.consistency.fully_consistent = True
+    batch = permission_pb2.BatchCheckPermissionsRequest(requests=[bad] * 1000, tenant_id=tenant.id)
+
+    with pytest.raises(InvalidRequest) as refusal:
+        await ask(rbac.instances[0].permissions.BatchCheckPermissions, batch, tenant.peer)
+
+    assert [violation.field for violation in refusal.value.violations] == [f"requests[{index}].consistency" for index in range(20)]
+
+
 async def test_a_batch_holds_one_to_a_thousand_questions(rbac: Rbac, tenant: Tenant) -> None:
     longest = question(str(uuid4()), f"{'p' * 63}.{'q' * 63}", f"{'r' * 63}/{'s' * 180}")
     full = permission_pb2.BatchCheckPermissionsRequest(requests=[longest] * 1000, tenant_id=tenant.id)
