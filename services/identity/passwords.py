@@ -24,10 +24,10 @@ Scheme = Literal["bcrypt", "argon2id"]
 PEPPERED = "p1"
 MAX_BYTES = 1024  # ASVS 6.2.9 asks for at least 64 characters; beyond this a password is an attack
 MAX_JUDGED = 40  # characters that zxcvbn sees: its cost grows with the square
-# Signs that zxcvbn takes for letters. It tries every combination of their meanings, so a password of many of them costs seconds: more than a few
-# kinds are shown to it as one sign that means nothing. Measured worst of thousands with three kinds: 14 ms; with all, more than 4 s.
-LEET = frozenset("4@8({[<369!1|0$5+7%2")
-MAX_LEET = 3
+# Signs, besides digits, that zxcvbn takes for letters. It tries every combination of their meanings, so a password of many of them costs seconds: more than a few
+# kinds are shown to it as one sign that means nothing. Worst of 3,000 random ones: 40 ms of CPU; with all kinds shown, more than 4 s.
+LEET = frozenset("@({[<!|$+%")
+MAX_LEET = 2
 MIN_SCORE = 2  # of zxcvbn's 0 to 4: more than 10^6 guesses, where `attempts` allows about a hundred a day
 MIN_OF_ITS_OWN = 4  # characters that a password must have besides names
 CONTEXT_WORDS = ("watchword", "password", "admin")  # ASVS 6.2.11: words of the service itself

@@ -185,7 +185,7 @@ async def edge(directory: Path, upstreams: Mapping[str, Sequence[Address]], *, v
     tls: EdgeTls = options.get("tls") or EdgeTls()
     scheme = "https" if tls.edge else "http"
     with log.open("wb") as sink:
-        process = subprocess.Popen([*envoy_command(path), "--concurrency", "1", "--file-flush-interval-msec", "50"], stdout=sink, stderr=sink)  # noqa: ASYNC220
+        process = subprocess.Popen([*envoy_command(path), "--concurrency", "1"], stdout=sink, stderr=sink)  # noqa: ASYNC220
     try:
         async with (
             httpx.AsyncClient(base_url=f"{scheme}://{LOOPBACK}:{rest}", verify=verify, timeout=20) as http,
