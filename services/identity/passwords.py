@@ -24,8 +24,8 @@ Scheme = Literal["bcrypt", "argon2id"]
 PEPPERED = "p1"
 MAX_BYTES = 1024  # ASVS 6.2.9 asks for at least 64 characters; beyond this a password is an attack
 MAX_JUDGED = 40  # characters that zxcvbn sees: its cost grows with the square
-# Signs, besides digits, that zxcvbn takes for letters. It tries every combination of their meanings, so a password of many of them costs seconds: more than a few
-# kinds are shown to it as one sign that means nothing. Worst of 3,000 random ones: 40 ms of CPU; with all kinds shown, more than 4 s.
+# Signs, besides digits, that zxcvbn takes for letters. It tries every combination of their meanings, so a password of many of them costs seconds:
+# more than a few kinds are shown to it as one sign that means nothing. Worst of 3,000 random ones: 40 ms of CPU; with all kinds shown, over 4 s.
 LEET = frozenset("@({[<!|$+%")
 MAX_LEET = 2
 MIN_SCORE = 2  # of zxcvbn's 0 to 4: more than 10^6 guesses, where `attempts` allows about a hundred a day
