@@ -1,1 +1,34 @@
-"""Watchword for its callers: the contract's generated code, and the failures that calls end in."""
+"""Watchword for its callers: the contract's generated code, a verifier for their own processes, guards, and the failures that calls end in."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from watchword.credentials import ClientCredentials as ClientCredentials
+    from watchword.permissions import Permissions as Permissions
+    from watchword.principal import Principal as Principal
+    from watchword.threads import SyncTokenVerifier as SyncTokenVerifier
+    from watchword.tokens import SubjectKind as SubjectKind
+    from watchword.verifier import TokenVerifier as TokenVerifier
+    from watchword.verifier import WhenStale as WhenStale
+
+_HOMES = {
+    "ClientCredentials": "credentials",
+    "Permissions": "permissions",
+    "Principal": "principal",
+    "SubjectKind": "tokens",
+    "SyncTokenVerifier": "threads",
+    "TokenVerifier": "verifier",
+    "WhenStale": "verifier",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and no more: whoever wants the errors alone needs no grpc."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -8,6 +8,7 @@ from services.chassis.peers import Peer
 from services.chassis.tenancy import TenantId
 from watchword.errors import TokenInvalid
 from watchword.token.v1 import token_pb2, token_pb2_grpc
+from watchword.tokens import MAX_TOKEN_BYTES
 
 
 class TokenAuthenticator:
@@ -19,6 +20,8 @@ class TokenAuthenticator:
 
     async def authenticate(self, token: str) -> Caller:
         """Return whom `token` speaks for. Raises TokenInvalid, DependencyUnavailable."""
+        if len(token) > MAX_TOKEN_BYTES:  # token would say that the question is malformed, which is not what was asked here
+            raise TokenInvalid
         answer: token_pb2.VerifyTokenResponse = await self._peer.ask(self._stub.VerifyToken, token_pb2.VerifyTokenRequest(token=token))
         if answer.status != token_pb2.VALID:
             raise TokenInvalid

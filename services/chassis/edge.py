@@ -2,14 +2,19 @@
 
 deadline → caller → access → limits → validation → the call → its failure → one log line. A handler takes the request and a `Call`, returns the
 response or raises a leaf of `watchword.errors`; it never sees grpc. Whatever else it raises, the caller gets INTERNAL and a request id, nothing more.
+A handler of a stream takes an iterator of requests and yields responses, which may be encoded already.
+
+Most calls of a service like this ask what its memory knows. A servicer may offer `prompts`: by method name, a function from the encoded request and
+the caller to the encoded answer, or None if the call has to wait. Nothing is made for such a call but the answer (docs/decisions/0011).
 """
 
 import asyncio
 import contextlib
 import hashlib
+import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import grpc
@@ -20,19 +25,22 @@ from google.protobuf.message_factory import GetMessageClass
 
 from services.chassis.access import Gate, LimitClass, Rule, rule_of
 from services.chassis.audit import AuditEvent
-from services.chassis.call import Call, CallerKind, Once
+from services.chassis.call import Call, Caller, CallerKind, Once
 from services.chassis.limits import Limits
 from services.chassis.validation import Validator
 from watchword import status
-from watchword.errors import DeadlineExceeded, Internal, InvalidRequest, PermissionDenied, ShuttingDown, Unauthenticated, WatchwordError
+from watchword.errors import DeadlineExceeded, Internal, InvalidRequest, PermissionDenied, ShuttingDown, TokenInvalid, Unauthenticated, WatchwordError
 
 DEFAULT_DEADLINE = 2.0  # seconds, for callers that name none
 CREDENTIAL_DEADLINE = 10.0  # seconds: a password hash takes a quarter of one, and may have to queue
 MAX_DEADLINE = 30.0  # seconds
 MAX_USER_AGENT = 1024  # bytes
+FROM_EDGE = "x-watchword-edge"  # the header that Envoy's edge listener sets, whatever the client wrote there
 KEEP = 0.02  # seconds of the deadline kept for the answer's way back
 
 Handler = Callable[[Any, Call], Awaitable[Message]]
+StreamHandler = Callable[[AsyncIterator[Any], Call], AsyncIterator[Message | bytes]]
+Prompt = Callable[[bytes, Caller], bytes | None]
 Note = Callable[..., Awaitable[None]]
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,12 +52,20 @@ class Malformed:
 
 
 class Activity:
-    """What the drain wants to know: calls in flight, and when the last one came."""
+    """What the drain wants to know: calls in flight, and when the last one came. Streams never end by themselves, so the drain ends them."""
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.last_arrival = time.monotonic()
         self.closed = False
+        self.streams: set[asyncio.Task[Any]] = set()
+        self.ends_streams = False
+
+    def end_streams(self) -> None:
+        """Tell everybody who watches to go to another instance."""
+        self.ends_streams = True
+        for task in self.streams:
+            task.cancel()
 
 
 class Edge:
@@ -64,10 +80,11 @@ class Edge:
 
     def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Return grpc's handler of all methods of `service`. Raises AccessUndeclared, AttributeError for a method that is not there."""
-        methods = {method.name: self._method(method, getattr(servicer, method.name)) for method in service.methods}
+        prompts: Mapping[str, Prompt] = getattr(servicer, "prompts", {})
+        methods = {method.name: self._method(method, getattr(servicer, method.name), prompts.get(method.name)) for method in service.methods}
         return grpc.method_handlers_generic_handler(service.full_name, methods)
 
-    def _method(self, method: MethodDescriptor, handler: Handler) -> "grpc.RpcMethodHandler[Any, Any]":
+    def _method(self, method: MethodDescriptor, handler: Handler, prompt: Prompt | None) -> "grpc.RpcMethodHandler[Any, Any]":
         rule = rule_of(method)
         name = f"/{method.containing_service.full_name}/{method.name}"
         self._gate.accept(name, rule)
@@ -79,11 +96,55 @@ class Edge:
             except (DecodeError, RecursionError):
                 return Malformed()
 
+        if method.client_streaming and method.server_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._wrap_stream(name, rule, cast(StreamHandler, handler)),
+                request_deserializer=deserialize,
+                response_serializer=lambda response: response if isinstance(response, bytes) else response.SerializeToString(),
+            )
+        serve = self._wrap(name, rule, handler)
+        if prompt is not None:
+            return grpc.unary_unary_rpc_method_handler(self._wrap_prompt(rule, prompt, deserialize, serve))
         return grpc.unary_unary_rpc_method_handler(
-            self._wrap(name, rule, handler),
+            serve,
             request_deserializer=deserialize,
             response_serializer=lambda response: response.SerializeToString(),
         )
+
+    def _wrap_prompt(
+        self, rule: Rule, prompt: Prompt, deserialize: Callable[[bytes], Message | Malformed], patient: Callable[..., Awaitable[Message]]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        activity, limits, gate = self.activity, self._limits, self._gate
+
+        def answer(raw: bytes, context: Context) -> bytes | None:
+            authorization, forwarded, is_from_edge = "", "", False
+            for key, value in context.invocation_metadata() or ():
+                if key == "authorization":
+                    if authorization:
+                        return None
+                    authorization = str(value)
+                elif key == "x-forwarded-for":
+                    forwarded = str(value)
+                elif key == FROM_EDGE:
+                    is_from_edge = True
+            caller = None if activity.closed else gate.recall(rule, authorization)
+            if caller is None or (is_from_edge and caller.is_peer):
+                return None
+            encoded = prompt(raw, caller)
+            if encoded is None:
+                return None
+            if not caller.is_peer:
+                address = _address(forwarded, context.peer())
+                if not limits.spend(rule.limit, ("address", address), (caller.kind.value, caller.id)):
+                    return None
+            activity.last_arrival = time.monotonic()
+            return encoded
+
+        async def serve(raw: bytes, context: Context) -> bytes:
+            encoded = answer(raw, context)
+            return encoded if encoded is not None else (await patient(deserialize(raw), context)).SerializeToString()
+
+        return serve
 
     def _wrap(self, name: str, rule: Rule, handler: Handler) -> Callable[[Any, Context], Awaitable[Message]]:
         async def serve(request: Message | Malformed, context: Context) -> Message:
@@ -109,6 +170,46 @@ class Edge:
 
         return serve
 
+    def _wrap_stream(self, name: str, rule: Rule, handler: StreamHandler) -> Callable[[AsyncIterator[Any], Context], AsyncIterator[Message | bytes]]:
+        async def serve(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message | bytes]:
+            started = time.monotonic()
+            call = _call_of(name, rule, context, started)
+            call.deadline = float("inf") if context.time_remaining() is None else started + (context.time_remaining() or 0)
+            task = asyncio.current_task()
+            assert task is not None
+            self.activity.streams.add(task)
+            failure: WatchwordError | None = None
+            try:
+                if self.activity.ends_streams:
+                    raise ShuttingDown
+                await self._admit(rule, call)
+                async for response in handler(self._checked(requests), call):
+                    yield response
+            except WatchwordError as error:
+                failure = error
+            except asyncio.CancelledError:
+                if not self.activity.ends_streams:
+                    raise
+                task.uncancel()
+                failure = ShuttingDown()
+            except Exception:
+                log.exception("handler_failed", method=name, request_id=call.request_id)
+                failure = Internal()
+            finally:
+                self.activity.streams.discard(task)
+                _log_call(call, started, failure)
+            if failure is not None:
+                await _abort(context, call, failure)
+
+        return serve
+
+    async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if isinstance(request, Malformed):
+                raise InvalidRequest("the request is not a message of this method")
+            self._validator.check(request)
+            yield request
+
     async def _serve(self, rule: Rule, handler: Handler, request: Message | Malformed, call: Call, context: Context) -> Message:
         if self.activity.closed:
             raise ShuttingDown
@@ -126,6 +227,9 @@ class Edge:
         """Identify, limit, and let in or refuse; the refusal of a known caller is audited before it is answered."""
         authorization = call.headers.get("authorization", "")
         claims_peer = not rule.public and self._gate.claims_peer(authorization)
+        if claims_peer and FROM_EDGE in call.headers:
+            await self._limits.take(LimitClass.READ, "address", call.address)
+            raise TokenInvalid
         if not claims_peer:  # before token is asked who this is, so that the limit shields token too
             await self._limits.take(rule.limit, "address", call.address)
         try:
@@ -204,6 +308,8 @@ async def _abort(context: Context, call: Call, failure: WatchwordError) -> Messa
 
 
 def _log_call(call: Call, started: float, failure: WatchwordError | None) -> None:
+    if failure is None and not log.is_enabled_for(logging.DEBUG):
+        return
     level = "error" if failure is not None and failure.reason == "INTERNAL" else "info" if failure else "debug"
     getattr(log, level)(
         "call_ended",

@@ -20,7 +20,7 @@ from watchword.errors import ResourceExhausted
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PROBE_EVERY = 0.5  # seconds
-PROBE_TIMEOUT = 1.0  # seconds
+PROBE_TIMEOUT = 1.5  # seconds: more than the second after which a full pool says so
 UNREADY_AFTER = 2.0  # seconds of failing probes
 LIVE = "live"
 

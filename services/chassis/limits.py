@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 
 from services.chassis.access import LimitClass
 from services.chassis.redis import Redis, RedisDown, Script
@@ -20,6 +21,7 @@ from watchword.errors import RateLimited
 CHECK_LOT = 50  # checks taken at once
 SHARE = 2  # of how many instances one assumes to be, when Redis does not answer
 MAX_KEYS = 50_000  # of the instance's own buckets
+NO_LOT = (0, 0.0)
 
 GCRA = Script("""
     local interval, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -74,18 +76,33 @@ class Limits:
         }
         return cls(redis, limits, enabled=settings.AUTH_RATE_LIMIT_ENABLED)
 
+    def spend(self, klass: LimitClass, *budgets: tuple[str, str]) -> bool:
+        """Take one call from each of `budgets` (kind, who), if that needs no question to Redis; else from none, and return False."""
+        if not self._enabled or klass is LimitClass.NONE:
+            return True
+        if klass is not LimitClass.CHECK:
+            return False
+        now, lots = time.monotonic(), self._lots
+        keys = [_key(klass, kind, who) for kind, who in budgets if who]
+        found = [lots.get(key, NO_LOT) for key in keys]
+        if any(left <= 0 or until <= now for left, until in found):
+            return False
+        for key, (left, until) in zip(keys, found, strict=True):
+            lots[key] = (left - 1, until)
+        return True
+
     async def take(self, klass: LimitClass, kind: str, who: str) -> None:
         """Take one call of `klass` from the budget of `who`. Raises RateLimited."""
         if not self._enabled or klass is LimitClass.NONE or not who:
             return
         limit = self._limits[klass]
-        key = f"limit:{klass}:{kind}:{hashlib.sha256(who.encode()).hexdigest()[:32]}"
+        key = _key(klass, kind, who)
         wait = await self._take_lot(key, limit) if klass is LimitClass.CHECK else await self._ask(key, limit, 1)
         if wait > 0:
             raise RateLimited(retry_after=timedelta(microseconds=wait))
 
     async def _take_lot(self, key: str, limit: Limit) -> float:
-        left, until = self._lots.get(key, (0, 0.0))
+        left, until = self._lots.get(key, NO_LOT)
         if left > 0 and time.monotonic() < until:
             self._lots[key] = (left - 1, until)
             return 0
@@ -94,7 +111,7 @@ class Limits:
         if wait <= 0:
             # Calls that came meanwhile took lots too: what they have left is added to, or it would be lost.
             now = time.monotonic()
-            left, until = self._lots.get(key, (0, 0.0))
+            left, until = self._lots.get(key, NO_LOT)
             self._lots[key] = ((left if now < until else 0) + lot - 1, now + limit.seconds)
             self._lots.move_to_end(key)
             if len(self._lots) > MAX_KEYS:
@@ -127,3 +144,8 @@ class Limits:
         self._own.move_to_end(key)
         if len(self._own) > MAX_KEYS:
             self._own.popitem(last=False)
+
+
+@lru_cache(maxsize=4096)
+def _key(klass: LimitClass, kind: str, who: str) -> str:
+    return f"limit:{klass}:{kind}:{hashlib.sha256(who.encode()).hexdigest()[:32]}"

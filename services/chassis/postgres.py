@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 import msgspec
@@ -32,6 +32,7 @@ Connection = Any  # asyncpg.pool.PoolConnectionProxy: its methods are a Connecti
 CONNECT_TIMEOUT = 2.0  # seconds
 ACQUIRE_TIMEOUT = 1.0  # seconds; beyond it the caller is better served by a quick refusal
 STATEMENT_TIMEOUT = 5.0  # seconds
+BACK = 0.05  # seconds of a deadline kept for the answer's way back
 RESERVED_CONNECTIONS = 10  # left for operators and backups
 RECYCLE_AFTER = 3600.0  # seconds an idle connection lives
 UNREACHABLE = (
@@ -60,10 +61,37 @@ class Change:
     connection: Connection
     call: Call
     events: list[AuditEvent] = field(default_factory=list)
+    notices: list[tuple[str, bool]] = field(default_factory=list)
 
     def audit(self, event: AuditEvent) -> None:
         """Add an audit row to this transaction."""
         self.events.append(event)
+
+    def tell(self, notice: str, *, takes_away: bool = True) -> None:
+        """Tell every instance of this context, once the transaction is committed.
+
+        takes_away  the call is answered only when no instance can answer from before it; what only gives may arrive a moment later
+        """
+        self.notices.append((notice, takes_away))
+
+
+class Spreader(Protocol):
+    """Makes committed changes known to all instances: services.chassis.fanout."""
+
+    async def spread(self, posted: "Sequence[Posted]", *, budget: float) -> None:
+        """Return when no instance answers from before `posted`. Raises FanoutPending."""
+
+    async def settle(self, *, budget: float) -> None:
+        """Return when nothing waits to be made known. Raises FanoutPending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A change in the outbox."""
+
+    id: int
+    payload: str
+    takes_away: bool
 
 
 class Database:
@@ -74,6 +102,7 @@ class Database:
         self._schema = schema
         self._sealer = sealer
         self._changes = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
+        self._spreader: Spreader | None = None
 
     @classmethod
     @asynccontextmanager
@@ -114,6 +143,11 @@ class Database:
                 await asyncio.wait_for(pool.close(), 2.0)
             except (TimeoutError, *UNREACHABLE):
                 pool.terminate()
+
+    @property
+    def schema(self) -> str:
+        """The context's schema."""
+        return self._schema
 
     async def require_schema(self) -> None:
         """Return if the schema is what this code needs. Raises SchemaBehind."""
@@ -204,23 +238,40 @@ class Database:
         finally:
             self._changes.release()
 
+    def spread_by(self, spreader: Spreader) -> None:
+        """Make changes known through `spreader` from now on."""
+        self._spreader = spreader
+
     async def change(self, call: Call, result: type[T], effect: Callable[[Change], Awaitable[T]]) -> T:
-        """Run `effect` in one transaction with its audit rows; with a request_id, once in 24 hours.
+        """Run `effect` in one transaction with its audit rows; with a request_id, once in 24 hours. Return when every instance knows.
 
         result  type of what the effect returns, kept (sealed) for repeats: None, or what msgspec can encode
-        Raises  IdempotencyConflict if the request_id was used for another request
+        Raises  IdempotencyConflict if the request_id was used for another request, FanoutPending
         """
+        posted: list[Posted] = []
         async with self.transaction() as connection:
-            if call.once is not None:
-                kept = await self._claim(connection, call, call.once)
-                if kept is not None:
-                    return msgspec.json.decode(kept, type=result)
-            change = Change(connection, call)
-            outcome = await effect(change)
-            await record(connection, self._schema, call, change.events)
-            if call.once is not None:
-                await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
-        return outcome
+            kept = None if call.once is None else await self._claim(connection, call, call.once)
+            if kept is None:
+                change = Change(connection, call)
+                outcome = await effect(change)
+                await record(connection, self._schema, call, change.events)
+                if call.once is not None:
+                    await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
+                posted = [Posted(await connection.fetchval(_POST, *notice), *notice) for notice in change.notices]
+        if self._spreader is None:
+            assert not posted, "nobody tells the instances"
+        elif posted:
+            await self._spreader.spread(posted, budget=call.remaining - BACK)
+        elif kept is not None:
+            await self._spreader.settle(budget=call.remaining - BACK)
+        return outcome if kept is None else msgspec.json.decode(kept, type=result)
+
+    async def pages(self, sql: str, *args: object, size: int) -> AsyncIterator[list[Row]]:
+        """Yield the rows of one statement, `size` at a time, all of one snapshot. For more rows than should be in memory at once."""
+        async with self.connection() as connection, connection.transaction():
+            cursor = await connection.cursor(sql, *args)
+            while rows := await cursor.fetch(size):
+                yield rows
 
     async def kept(self, call: Call, result: type[T]) -> T | None:
         """Return what an earlier call with this request_id got, or None: for changes whose preparation would fail after they were made.
@@ -230,6 +281,8 @@ class Database:
         if call.once is None:
             return None
         row = await self.fetch_row(_KEPT_RECENTLY, call.caller.tenant_id, call.caller.id, call.once.request_id)
+        if row is not None and self._spreader is not None:
+            await self._spreader.settle(budget=call.remaining - BACK)
         return None if row is None else msgspec.json.decode(self._open(row, call, call.once), type=result)
 
     async def note(self, call: Call, *events: AuditEvent) -> None:
@@ -259,6 +312,7 @@ class Database:
         await self.execute("DELETE FROM request WHERE create_time < now() - interval '24 hours'")
 
 
+_POST = "INSERT INTO change (payload, takes_away) VALUES ($1, $2) RETURNING id"
 _CLAIM = """
     INSERT INTO request AS r (tenant_id, caller_id, request_id, method, fingerprint, create_time)
     VALUES ($1, $2, $3, $4, $5, $6)

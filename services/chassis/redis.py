@@ -1,8 +1,8 @@
 """Redis: shared, fast, and never the only copy of anything. Every failure is one exception, RedisDown, and a breaker keeps failures cheap.
 
 REDIS_URL forms: redis:// and rediss:// (single), redis+sentinel://host:port,host:port/NAME, redis+cluster://host:port,host:port.
-Calls have 100 ms. After five failures in a row the breaker opens, and one call a second tries again. A cancelled call drops its connection, so
-that no reply can reach a stranger (CVE-2023-28858).
+Calls have 100 ms, if not said otherwise. After five failures in a row the breaker opens, and one call a second tries again. A cancelled call drops
+its connection, so that no reply can reach a stranger (CVE-2023-28858).
 """
 
 import asyncio
@@ -47,8 +47,9 @@ class Script:
 class Redis:
     """A client that fails fast and always the same way."""
 
-    def __init__(self, client: Any, *, turns: int = 1) -> None:
+    def __init__(self, client: Any, *, turns: int = 1, timeout: float = CALL_TIMEOUT) -> None:
         self._client = client
+        self._timeout = timeout
         self._turns = asyncio.Semaphore(turns)
         self._failures = 0
         self._probe_at = 0.0
@@ -56,11 +57,19 @@ class Redis:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: ChassisSettings) -> AsyncIterator["Redis"]:
-        """Make the client; connections are made when needed, so a dead Redis does not stop start-up."""
-        client = _client(settings.REDIS_URL.get_secret_value(), settings.REDIS_POOL_SIZE)
+    async def open(
+        cls, settings: ChassisSettings, *, pool_size: int = 0, timeout: float = CALL_TIMEOUT, longest_wait: float = 0.0
+    ) -> AsyncIterator["Redis"]:
+        """Make the client; connections are made when needed, so a dead Redis does not stop start-up.
+
+        pool_size     connections at most; 0 means REDIS_POOL_SIZE
+        timeout       seconds that a call may take
+        longest_wait  seconds that a blocking command may ask Redis to wait
+        """
+        size = pool_size or settings.REDIS_POOL_SIZE
+        client = _client(settings.REDIS_URL.get_secret_value(), size, timeout + longest_wait)
         try:
-            yield cls(client, turns=max(1, settings.REDIS_POOL_SIZE - 1))  # one connection is left for pings
+            yield cls(client, turns=max(1, size - 1), timeout=timeout)  # one connection is left for pings
         finally:
             await client.aclose()
 
@@ -77,19 +86,22 @@ class Redis:
         except NoScriptError:
             return await self.call("EVAL", script.source, len(keys), *keys, *args)
 
-    async def call(self, *command: Any) -> Any:
-        """Run one command. Raises RedisDown. Waiting for one's turn is our own congestion and does not count against Redis."""
-        async with self._turns:
-            return await self._call(*command)
+    async def call(self, *command: Any, wait: float = 0.0) -> Any:
+        """Run one command. Raises RedisDown. Waiting for one's turn is our own congestion and does not count against Redis.
 
-    async def _call(self, *command: Any) -> Any:
+        wait  seconds that the command asks Redis to wait
+        """
+        async with self._turns:
+            return await self._call(*command, seconds=self._timeout + wait)
+
+    async def _call(self, *command: Any, seconds: float) -> Any:
         now = time.monotonic()
         if self.is_down:
             if now < self._probe_at:
                 raise RedisDown
             self._probe_at = now + PROBE_EVERY
         try:
-            async with asyncio.timeout(CALL_TIMEOUT):
+            async with asyncio.timeout(seconds):
                 reply = await self._client.execute_command(*command)
         except NoScriptError:
             raise
@@ -103,16 +115,16 @@ class Redis:
     async def ping(self) -> None:
         """Ask Redis whether it is there, breaker or not. Raises RedisDown."""
         try:
-            async with asyncio.timeout(CALL_TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 await self._client.execute_command("PING")
         except FAULTS as error:
             raise RedisDown from error
         self._failures = 0
 
 
-def _client(url: str, pool_size: int) -> Any:
+def _client(url: str, pool_size: int, socket_timeout: float) -> Any:
     options: dict[str, Any] = {
-        "socket_timeout": CALL_TIMEOUT,
+        "socket_timeout": socket_timeout,
         "socket_connect_timeout": CALL_TIMEOUT,
         "retry": Retry(NoBackoff(), 0),
         "decode_responses": True,

@@ -110,6 +110,7 @@ def _stop_signal() -> asyncio.Event:
 
 async def _drain(health: Health, edge: Edge, limit: float) -> None:
     await health.drain()
+    edge.activity.end_streams()
     began = time.monotonic()
     log.info("draining")
     with contextlib.suppress(TimeoutError):

@@ -41,6 +41,15 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """A token that is to be traded for a narrower one; empty scopes and audience mean all that the client may have of the token's."""
+
+    subject_token: str = field(repr=False)
+    scopes: tuple[str, ...]
+    audience: str
+
+
+@dataclass(frozen=True, slots=True)
 class Introspection:
     """What an active token is."""
 
@@ -55,6 +64,7 @@ class Introspection:
     token_id: str
     issuer: str
     audiences: tuple[str, ...]
+    actors: tuple[UUID, ...] = ()  # who acts for the subject, the present one first
 
 
 def session_grant(credential: Credential, roles: tuple[str, ...], auth_time: datetime) -> Grant:

@@ -1,15 +1,12 @@
 """The OAuth 2 endpoints: forms in, RFC 6749 JSON out.
 
 A client's mistake is an answer here, never a failure of the call: the RFCs say its status and body to the letter. Only an outage of ours has no place
-in them; it answers 503. Sources: RFC 6749 (2.3.1, 3.2, 4.4, 5.2, 6), RFC 7009, RFC 7662, RFC 6750 section 3.1 for insufficient_scope.
+in them; it answers 503. Sources: RFC 6749 (3.2, 4.4, 5.2, 6), RFC 7009, RFC 7662, RFC 8693, RFC 6750 section 3.1 for insufficient_scope.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote_plus
+from uuid import UUID
 
 import msgspec
 
@@ -18,57 +15,31 @@ from services.chassis.call import Call
 from services.chassis.clock import Clock
 from services.identity.accounts import ClientCredential
 from services.identity.clients import Clients
-from services.identity.grants import Grant, Introspection, Tokens
-from watchword.errors import InvalidCredentials, InvalidRequest, RefreshTokenReused, TokenInvalid, Unavailable
+from services.identity.forms import Answer, Mistake, Post, credentials_of, form_of, hint_of, request_id_of, required, scopes_of
+from services.identity.grants import Exchange, Grant, Introspection, Tokens
+from watchword.errors import (
+    IdempotencyConflict,
+    InvalidCredentials,
+    InvalidRequest,
+    PreconditionFailed,
+    RefreshTokenReused,
+    TokenInvalid,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from services.chassis.postgres import Database
     from services.identity.peers import RbacPeer, TokenPeer
     from services.identity.store.accounts import AccountStore
 
-FORM = "application/x-www-form-urlencoded"
-MAX_PARAMETERS = 30
 MAX_TOKEN_BYTES = 8192  # what token takes; a longer one is no token of ours
 MAX_REFRESH_BYTES = 512
 INTROSPECT_SCOPE = "tokens.introspect"
 INACTIVE = b'{"active":false}'
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer. It is never stored by anybody on the way (RFC 6749 section 5.1)."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-class Mistake(Exception):
-    """What a client did wrong, in the words of RFC 6749 section 5.2."""
-
-    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
-        super().__init__(error)
-        self.error = error
-        self.description = description
-        self.status = status
-
-    @property
-    def answer(self) -> Answer:
-        """What the client is told."""
-        body = msgspec.json.encode({"error": self.error, "error_description": self.description})
-        return Answer(self.status, body, (("www-authenticate", 'Basic realm="watchword"'),) if self.status == 401 else ())
-
-
 TEMPORARILY_UNAVAILABLE = Answer(503, b'{"error":"temporarily_unavailable"}')
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """What was posted to an endpoint."""
-
-    content_type: str
-    body: bytes
-    authorization: str
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 section 2.1
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # RFC 8693 section 3  # noqa: S105
+JWT = "urn:ietf:params:oauth:token-type:jwt"
 
 
 class OAuth:
@@ -87,29 +58,31 @@ class OAuth:
     async def token(self, post: Post, call: Call) -> Answer:
         """RFC 6749 section 3.2. Raises RateLimited."""
         try:
-            form = _form(post)
+            form = form_of(post)
             credential = await self._authenticate(form, post, call)
-            grant_type = _required(form, "grant_type")
+            grant_type = required(form, "grant_type")
             if grant_type == "client_credentials":
                 tokens = await self._client_credentials(form, credential, call)
             elif grant_type == "refresh_token":
                 tokens = await self._refresh(form, credential, call)
+            elif grant_type == EXCHANGE:
+                tokens = await self._exchange(form, credential, call)
             else:
-                raise Mistake("unsupported_grant_type", "the grant types are client_credentials and refresh_token")
+                raise Mistake("unsupported_grant_type", f"the grant types are client_credentials, refresh_token and {EXCHANGE}")
         except Mistake as mistake:
             return mistake.answer
         except Unavailable:
             return TEMPORARILY_UNAVAILABLE
-        return Answer(200, msgspec.json.encode(_token_body(tokens)))
+        return Answer(200, msgspec.json.encode(_token_body(tokens, issued_type=ACCESS_TOKEN if grant_type == EXCHANGE else "")))
 
     async def revoke(self, post: Post, call: Call) -> Answer:
         """RFC 7009. A token that is unknown or another client's answers as if it had been revoked. Raises RateLimited."""
         try:
-            form = _form(post)
+            form = form_of(post)
             credential = await self._authenticate(form, post, call)
-            token = _required(form, "token")
+            token = required(form, "token")
             if len(token.encode()) <= MAX_TOKEN_BYTES:
-                await self._token.revoke_token(token, _hint(form), credential.client.id, call)
+                await self._token.revoke_token(token, hint_of(form), credential.client.id, call)
         except Mistake as mistake:
             return mistake.answer
         except Unavailable:
@@ -119,11 +92,11 @@ class OAuth:
     async def introspect(self, post: Post, call: Call) -> Answer:
         """RFC 7662. Whatever the client may not know of is not active, in the same bytes. Raises RateLimited."""
         try:
-            form = _form(post)
+            form = form_of(post)
             credential = await self._authenticate(form, post, call)
             if INTROSPECT_SCOPE not in credential.client.scopes:
                 raise Mistake("insufficient_scope", f"the client needs the scope {INTROSPECT_SCOPE}", status=403)
-            token = _required(form, "token")
+            token = required(form, "token")
             found = await self._token.introspect(token, call) if len(token.encode()) <= MAX_TOKEN_BYTES else None
             if found is None or found.tenant_id != credential.client.tenant_id:
                 return Answer(200, INACTIVE)
@@ -134,7 +107,7 @@ class OAuth:
             return TEMPORARILY_UNAVAILABLE
 
     async def _authenticate(self, form: Mapping[str, str], post: Post, call: Call) -> ClientCredential:
-        client_id, secret = _credentials(form, post.authorization)
+        client_id, secret = credentials_of(form, post.authorization)
         try:
             return await self._clients.authenticate(client_id, secret, call)
         except InvalidCredentials:
@@ -142,7 +115,7 @@ class OAuth:
 
     async def _client_credentials(self, form: Mapping[str, str], credential: ClientCredential, call: Call) -> Tokens:
         client = credential.client
-        scopes = _scopes(form) or client.scopes
+        scopes = scopes_of(form) or client.scopes
         if not set(scopes) <= set(client.scopes):
             raise Mistake("invalid_scope", "the client may not have a scope that was asked for")
         roles = await self._rbac.role_names(client.tenant_id, client.id, call, is_client=True)
@@ -152,8 +125,8 @@ class OAuth:
         return tokens
 
     async def _refresh(self, form: Mapping[str, str], credential: ClientCredential, call: Call) -> Tokens:
-        """Redeem a refresh token that was given to this client: RFC 6749 section 6."""
-        token, scopes = _required(form, "refresh_token"), _scopes(form)
+        """Redeem a refresh token that was given to this client: RFC 6749 section 6. The same request_id gets the same successor."""
+        token, scopes, request_id = required(form, "refresh_token"), scopes_of(form), request_id_of(form)
         if len(token.encode()) > MAX_REFRESH_BYTES:
             raise Mistake("invalid_grant", "the refresh token is not valid")
         found = await self._token.introspect(token, call)
@@ -162,11 +135,15 @@ class OAuth:
         if found is not None:
             roles, revision = await self._subject_of(found, credential, call)
         try:
-            tokens = await self._token.refresh(token, client_id=credential.client.id, roles=roles, scopes=scopes, revision=revision, call=call)
+            tokens = await self._token.refresh(
+                token, client_id=credential.client.id, roles=roles, scopes=scopes, revision=revision, request_id=request_id, call=call
+            )
         except (TokenInvalid, RefreshTokenReused):
             raise Mistake("invalid_grant", "the refresh token is not valid") from None
         except InvalidRequest:
             raise Mistake("invalid_scope", "a scope was asked for that was never granted") from None
+        except IdempotencyConflict:
+            raise Mistake("invalid_request", "this request_id was used with another request") from None
         await self._note(credential, "client_token_refreshed", call)
         return tokens
 
@@ -181,6 +158,19 @@ class OAuth:
                 raise Mistake("invalid_grant", "the refresh token is not valid")
             revision = owner.tenant_revision
         return await self._rbac.role_names(found.tenant_id, found.subject, call, is_client=found.is_client), revision
+
+    async def _exchange(self, form: Mapping[str, str], credential: ClientCredential, call: Call) -> Tokens:
+        """Trade somebody's access token for a narrower one that this client acts with: RFC 8693."""
+        try:
+            tokens = await self._token.exchange(_exchange_of(form), credential, call)
+        except TokenInvalid:
+            raise Mistake("invalid_request", "the subject token is not valid here") from None
+        except PreconditionFailed as failure:
+            raise Mistake("invalid_request", failure.text) from None
+        except InvalidRequest as failure:
+            raise _refused(failure) from None
+        await self._note(credential, "client_token_exchanged", call)
+        return tokens
 
     async def _introspection_body(self, found: Introspection) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -198,6 +188,8 @@ class OAuth:
             body["jti"] = found.token_id
         if found.client_id is not None:
             body["client_id"] = str(found.client_id)
+        if found.actors:
+            body["act"] = _act(found.actors)
         account = None if found.is_client else await self._accounts.find(found.tenant_id, found.subject)
         if account is not None:
             body["username"] = account.username or account.email
@@ -209,69 +201,42 @@ class OAuth:
         await self._database.note(call, event)
 
 
-def _form(post: Post) -> dict[str, str]:
-    """Return the parameters, each once and not empty (RFC 6749 section 3.1: an empty one is as if it were not there)."""
-    kind, _, charset = post.content_type.partition(";")
-    if kind.strip().lower() != FORM or charset.strip().lower() not in ("", "charset=utf-8"):
-        raise Mistake("invalid_request", f"the content type must be {FORM}")
-    try:
-        pairs = parse_qsl(post.body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
-    except ValueError:
-        raise Mistake("invalid_request", "the body is not a form in UTF-8") from None
-    given = [(name, value) for name, value in pairs if value]
-    if len({name for name, _ in given}) != len(given):
-        raise Mistake("invalid_request", "a parameter stands there more than once")
-    if any("\0" in value for _, value in given):
-        raise Mistake("invalid_request", "a parameter holds a NUL")
-    return dict(given)
+def _exchange_of(form: Mapping[str, str]) -> Exchange:
+    """Read the parameters of RFC 8693 section 2.1. Who acts is the client that has proved itself, so nobody else is taken as actor."""
+    subject_token = required(form, "subject_token")
+    if required(form, "subject_token_type") not in (ACCESS_TOKEN, JWT):
+        raise Mistake("invalid_request", "the subject token must be an access token")
+    if form.get("requested_token_type", ACCESS_TOKEN) != ACCESS_TOKEN:
+        raise Mistake("invalid_request", "only access tokens are issued")
+    if "actor_token" in form or "actor_token_type" in form:
+        raise Mistake("invalid_request", "the client itself is the actor: no actor token is taken")
+    if "resource" in form:
+        raise Mistake("invalid_target", "targets are named by audience, not by resource")
+    if len(subject_token.encode()) > MAX_TOKEN_BYTES:
+        raise Mistake("invalid_request", "the subject token is not valid here")
+    return Exchange(subject_token, scopes_of(form), form.get("audience", ""))
 
 
-def _credentials(form: Mapping[str, str], authorization: str) -> tuple[str, str]:
-    """Return a client's id and secret, from the header or from the form, never from both (RFC 6749 section 2.3)."""
-    if not authorization:
-        if "client_id" not in form or "client_secret" not in form:
-            raise Mistake("invalid_client", "client authentication failed", status=401)
-        return form["client_id"], form["client_secret"]
-    if "client_secret" in form:
-        raise Mistake("invalid_request", "the client authenticates in the header or in the form, not in both")
-    client_id, secret = _basic(authorization)
-    if form.get("client_id", client_id) != client_id:
-        raise Mistake("invalid_request", "the header and the form name two clients")
-    return client_id, secret
+def _refused(failure: InvalidRequest) -> Mistake:
+    """Say in the words of RFC 8693 section 2.2.2 what token says by the fields that it refuses."""
+    fields = {violation.field.partition("[")[0] for violation in failure.violations}
+    if "audience" in fields:
+        return Mistake("invalid_target", "the audience is neither the subject token's nor the client's own id")
+    if "scopes" in fields:
+        return Mistake("invalid_scope", "the scopes are not among those that the subject token and the client have in common")
+    return Mistake("invalid_request", "the subject token is not valid here")
 
 
-def _basic(authorization: str) -> tuple[str, str]:
-    """Read HTTP Basic, whose parts are form-encoded before they are joined (RFC 6749 section 2.3.1)."""
-    scheme, _, encoded = authorization.partition(" ")
-    try:
-        if scheme.lower() != "basic":
-            raise ValueError
-        client_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-        if not colon or not client_id or not secret:
-            raise ValueError
-        return unquote_plus(client_id, errors="strict"), unquote_plus(secret, errors="strict")
-    except (ValueError, binascii.Error):
-        raise Mistake("invalid_client", "client authentication failed", status=401) from None
+def _act(actors: tuple[UUID, ...]) -> dict[str, Any]:
+    """Return RFC 8693's `act`: the present actor outermost."""
+    first, *earlier = actors
+    return {"sub": str(first), **({"act": _act(tuple(earlier))} if earlier else {})}
 
 
-def _required(form: Mapping[str, str], name: str) -> str:
-    if name not in form:
-        raise Mistake("invalid_request", f"the parameter {name} is missing")
-    return form[name]
-
-
-def _scopes(form: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(form.get("scope", "").split()))
-
-
-def _hint(form: Mapping[str, str]) -> str:
-    """Return the hint if it is one that RFC 7009 knows; others may be ignored."""
-    hint = form.get("token_type_hint", "")
-    return hint if hint in ("access_token", "refresh_token") else ""
-
-
-def _token_body(tokens: Tokens) -> dict[str, Any]:
+def _token_body(tokens: Tokens, *, issued_type: str) -> dict[str, Any]:
     body: dict[str, Any] = {"access_token": tokens.access_token, "token_type": tokens.token_type, "expires_in": tokens.expires_in}
+    if issued_type:
+        body["issued_token_type"] = issued_type
     if tokens.refresh_token:
         body["refresh_token"] = tokens.refresh_token
     body["scope"] = tokens.scope

@@ -9,7 +9,8 @@ from google.api import httpbody_pb2
 from services.chassis.call import Call
 from services.identity import messages
 from services.identity.clients import Clients
-from services.identity.oauth import Answer, OAuth, Post
+from services.identity.forms import Answer, Post
+from services.identity.oauth import OAuth
 from watchword.identity.v1 import oauth_pb2
 
 

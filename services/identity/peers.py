@@ -7,7 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.chassis.call import Call, Caller, CallerKind
 from services.chassis.peers import Peer
 from services.chassis.tenancy import TenantId
-from services.identity.grants import Grant, Introspection, Tokens
+from services.identity.accounts import ClientCredential
+from services.identity.grants import Exchange, Grant, Introspection, Tokens
 from services.identity.tasks import Task, TaskKind
 from watchword.errors import AlreadyExists, PermissionDenied, TokenInvalid
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
@@ -65,16 +66,43 @@ class TokenPeer:
             token_id=answer.token_id,
             issuer=answer.issuer,
             audiences=tuple(answer.audiences),
+            actors=_actors(principal),
         )
 
     async def refresh(
-        self, token: str, *, client_id: UUID | None, roles: tuple[str, ...], scopes: tuple[str, ...] = (), revision: int, call: Call
+        self,
+        token: str,
+        *,
+        client_id: UUID | None,
+        roles: tuple[str, ...],
+        scopes: tuple[str, ...] = (),
+        revision: int,
+        request_id: UUID | None = None,
+        call: Call,
     ) -> Tokens:
-        """Trade a refresh token for its successor. Raises TokenInvalid, RefreshTokenReused, InvalidRequest for scopes it never had."""
+        """Trade a refresh token for its successor; the same request_id gets the same one.
+
+        Raises  TokenInvalid, RefreshTokenReused, IdempotencyConflict, InvalidRequest for scopes it never had
+        """
         request = token_pb2.RefreshTokenRequest(
-            refresh_token=token, client_id=_text(client_id), roles=roles[:MAX_ROLES], scopes=scopes, revision=revision
+            refresh_token=token, client_id=_text(client_id), roles=roles[:MAX_ROLES], scopes=scopes, revision=revision, request_id=_text(request_id)
         )
         answer: token_pb2.RefreshTokenResponse = await self._peer.ask(self._stub.RefreshToken, request, call, answers=(TokenInvalid,))
+        return _tokens(answer.tokens)
+
+    async def exchange(self, exchange: Exchange, credential: ClientCredential, call: Call) -> Tokens:
+        """Trade a token for one that the client may act with. Raises TokenInvalid, DepthExceeded, InvalidRequest for scopes or audience."""
+        client = credential.client
+        request = token_pb2.ExchangeTokenRequest(
+            subject_token=exchange.subject_token,
+            client_id=str(client.id),
+            tenant_id=str(client.tenant_id),
+            client_scopes=client.scopes,
+            scopes=exchange.scopes,
+            audience=exchange.audience,
+            revision=credential.tenant_revision,
+        )
+        answer: token_pb2.ExchangeTokenResponse = await self._peer.ask(self._stub.ExchangeToken, request, call, answers=(TokenInvalid,))
         return _tokens(answer.tokens)
 
     async def revoke_token(self, token: str, hint: str, client_id: UUID, call: Call) -> None:
@@ -170,6 +198,15 @@ def _subject(kind: CallerKind, subject_id: str) -> rbac_pb2.Subject:
 
 def _tokens(tokens: token_pb2.TokenSet) -> Tokens:
     return Tokens(tokens.access_token, tokens.token_type, tokens.expires_in, tokens.refresh_token, tokens.scope, tokens.session_id)
+
+
+def _actors(principal: token_pb2.Principal) -> tuple[UUID, ...]:
+    actors: list[UUID] = []
+    holder: token_pb2.Principal | token_pb2.Actor = principal
+    while holder.HasField("actor"):
+        holder = holder.actor
+        actors.append(UUID(holder.subject))
+    return tuple(actors)
 
 
 def _text(identifier: UUID | None) -> str:

@@ -6,24 +6,26 @@ Right the moment a change's transaction commits, on every instance:
   revision N there sees all changes up to N, and who sees none of them sees a smaller number: number and effects become visible together.
 * A load is one statement, thus one snapshot: what it returns is exactly the state of the number it returns beside it. A fill that raced a change
   bears the old number, whenever it is stored.
-* A check begins by reading the number, and believes its memory only under the same number. So its answer is the state of an instant after the
-  check began, and no change that was acknowledged before is missing from it.
+* Every instance is told a new number before the change is acknowledged (services.chassis.coherence). So while its lease lives an instance knows the
+  number, and believes what it remembers under the same one. Without a lease a check begins by reading the number from Postgres.
+* So an answer is the state of an instant after the check began, and no change that was acknowledged before is missing from it.
 
-Cost: warm, one indexed read of one row; cold, one statement that loads and reads the number; after a change of the tenant's policy, both.
+Cost: warm, none but memory, and without a lease one indexed read of one row; cold, one statement that loads and reads the number.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from services.chassis.clock import Clock
 from services.chassis.tenancy import TenantId
-from services.rbac.holdings import NOTHING, Holding, Holdings, Revision, Snapshot
+from services.rbac.holdings import NOTHING, Holding, Holdings, Revision, Snapshot, State
 from services.rbac.memory import Entry, Memory
 from services.rbac.model import Subject
 from services.rbac.patterns import covering
+from services.rbac.revisions import Revisions
 from watchword.errors import RevisionUnavailable
 
 if TYPE_CHECKING:
@@ -126,11 +128,21 @@ def last_end(ends: Iterable[datetime | None]) -> datetime | None:
     return max(known)
 
 
+class Lease(Protocol):
+    """Says whether memory may be believed at this instant."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether every acknowledged change is in memory."""
+
+
 class Checker:
     """Decides."""
 
-    def __init__(self, store: "RbacStore", clock: Clock) -> None:
+    def __init__(self, store: "RbacStore", revisions: Revisions, lease: Lease, clock: Clock) -> None:
         self._store = store
+        self._revisions = revisions
+        self._lease = lease
         self._clock = clock
         self._memory = Memory()
 
@@ -142,28 +154,29 @@ class Checker:
     async def view(self, tenant_id: TenantId, subjects: Iterable[Subject], resources: Iterable[str], *, at_least: int = 0) -> View:
         """Return one state of what `subjects` hold and where `resources` lie, no older than this call and revision `at_least`."""
         asked, places = list(dict.fromkeys(subjects)), [name for name in dict.fromkeys(resources) if name != TENANT]
-        view = await self._recall(tenant_id, asked, places) or await self._load(tenant_id, asked, places)
+        view = await self._recall(tenant_id, asked, places, at_least) or await self._load(tenant_id, asked, places)
         if view.revision < at_least:
             raise RevisionUnavailable
         return view
 
-    async def _recall(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str]) -> View | None:
-        """Return the view from memory, if all of it is there and of the present state."""
+    async def _recall(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str], at_least: int) -> View | None:
+        """Return the view from memory, if all of it is there, of the present state, and that is known to be no older than revision `at_least`."""
         now = self._clock.now()
         held = {subject: self._memory.holdings.find((tenant_id, subject.type, subject.id), now) for subject in subjects}
         places = {name: self._memory.places.find((tenant_id, name), now) for name in resources}
         entries = (*held.values(), *places.values())
         if not all(entries):
             return None
-        state = await self._store.read_state(tenant_id)
-        if any(entry.policy != state.policy for entry in entries if entry):
+        state = self._revisions.find(tenant_id) if self._lease.is_current else await self._store.read_state(tenant_id)
+        if state is None or state.revision < at_least or any(entry.policy != state.policy for entry in entries if entry):
             return None
         holdings = {subject: entry.value for subject, entry in held.items() if entry}
         return View(state.revision, holdings, {name: entry.value for name, entry in places.items() if entry}, self._clock.now())
 
     async def _load(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str]) -> View:
-        began = self._clock.now()
+        began, generation = self._clock.now(), self._revisions.generation
         snapshot = await self._store.load(tenant_id, subjects, resources, began)
+        self._revisions.learn(tenant_id, State(snapshot.revision, snapshot.policy), generation=generation)
         self._remember(tenant_id, snapshot, began)
         return View(snapshot.revision, snapshot.holdings, snapshot.places, self._clock.now())
 

@@ -12,6 +12,7 @@ from services.chassis import telemetry
 from services.chassis.access import Authenticator, Gate
 from services.chassis.callers import TokenAuthenticator
 from services.chassis.clock import Clock
+from services.chassis.coherent import coherent
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.edge import Edge
 from services.chassis.limits import Limits
@@ -28,6 +29,7 @@ from services.rbac.bindings import Bindings
 from services.rbac.checker import Checker
 from services.rbac.groups import Groups
 from services.rbac.resources import Resources
+from services.rbac.revisions import Revisions
 from services.rbac.roles import Roles
 from services.rbac.servicer import GroupServicer, PermissionServicer, ResourceServicer, RoleBindingServicer, RoleServicer
 from services.rbac.store import RbacStore
@@ -46,13 +48,13 @@ class Assembly:
 
     edge: Edge
     servicers: list[tuple[ServiceDescriptor, object]]
-    checker: Checker
 
 
-def assemble(salt: str, store: RbacStore, clock: Clock, *, identity: ServiceIdentity, limits: Limits, authenticator: Authenticator) -> Assembly:
+def assemble(
+    salt: str, store: RbacStore, checker: Checker, clock: Clock, *, identity: ServiceIdentity, limits: Limits, authenticator: Authenticator
+) -> Assembly:
     """Put the domain between the store and the edge."""
     consistency, pager = ConsistencyTokens(derive(salt, "consistency")), Pager(derive(salt, "pages"))
-    checker = Checker(store, clock)
     rbac, permission = rbac_pb2.DESCRIPTOR.services_by_name, permission_pb2.DESCRIPTOR.services_by_name
     servicers: list[tuple[ServiceDescriptor, object]] = [
         (rbac["RoleService"], RoleServicer(Roles(store, clock), consistency, pager)),
@@ -61,7 +63,7 @@ def assemble(salt: str, store: RbacStore, clock: Clock, *, identity: ServiceIden
         (rbac["ResourceService"], ResourceServicer(Resources(store), consistency)),
         (permission["PermissionService"], PermissionServicer(checker, consistency, pager)),
     ]
-    return Assembly(Edge(Gate(identity, authenticator, OwnDecider(checker)), limits, note=store.note), servicers, checker)
+    return Assembly(Edge(Gate(identity, authenticator, OwnDecider(checker)), limits, note=store.note), servicers)
 
 
 async def main() -> None:
@@ -74,9 +76,17 @@ async def main() -> None:
         await database.require_schema()
         store = RbacStore(database)
         authenticator = TokenAuthenticator(token_pb2_grpc.TokenServiceStub(internal), Peer("token", identity))
-        assembly = assemble(salt, store, Clock(), identity=identity, limits=Limits.of(settings, redis), authenticator=authenticator)
-        async with tended(store.sweep):
-            await serve(settings, assembly.edge, assembly.servicers, probe=store.ping, max_message_bytes=MAX_MESSAGE)
+        revisions, clock = Revisions(), Clock()
+        async with coherent(settings, database, revisions) as coherence:
+            checker = Checker(store, revisions, coherence, clock)
+            assembly = assemble(salt, store, checker, clock, identity=identity, limits=Limits.of(settings, redis), authenticator=authenticator)
+
+            async def probe() -> None:
+                if not coherence.is_current:
+                    await store.ping()
+
+            async with tended(store.sweep):
+                await serve(settings, assembly.edge, assembly.servicers, probe=probe, max_message_bytes=MAX_MESSAGE)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from services.rbac.authority import Administration
 from services.rbac.holdings import NOTHING, HeldRole, Holding, Holdings, Revision, Snapshot, State
 from services.rbac.model import ADMINISTRATOR, Edge, Group, Role, RoleBinding, Subject, SubjectType, Written
 from services.rbac.patterns import Patterns
+from services.rbac.revisions import encode
 from watchword.errors import NotFound, PermissionDenied
 
 T = TypeVar("T")
@@ -184,6 +185,7 @@ class TenantChange:
         self._connection = change.connection
         self._tenant_id = tenant_id
         self._is_changed = False
+        self._takes_away = False
 
     _LOCK = """
         INSERT INTO policy AS p (tenant_id, revision) VALUES ($1, 0)
@@ -197,11 +199,12 @@ class TenantChange:
     _STAMP = "UPDATE policy SET revision = $2 WHERE tenant_id = $1"
 
     async def seal(self) -> int:
-        """Return the tenant's revision with this change in it: a new one, unless nothing was changed."""
+        """Return the tenant's revision with this change in it: a new one, of which all instances are told, unless nothing was changed."""
         if not self._is_changed:
             return int((await self._connection.fetchrow(_FIND_STATE, self._tenant_id))["revision"])
         revision = await bump(self._connection, self._tenant_id)
         await self._connection.execute(self._STAMP, self._tenant_id, revision)
+        self._change.tell(encode(self._tenant_id, revision), takes_away=self._takes_away)
         return revision
 
     def audit(self, event: AuditEvent) -> None:
@@ -212,6 +215,8 @@ class TenantChange:
         """Run a writing statement for the tenant; return how many rows it touched."""
         touched = int((await self._connection.execute(sql, self._tenant_id, *args)).rpartition(" ")[2])
         self._is_changed = self._is_changed or touched > 0
+        only_adds = sql.lstrip().startswith("INSERT") and "DO UPDATE" not in sql
+        self._takes_away = self._takes_away or (touched > 0 and not only_adds)
         return touched
 
     async def _rows(self, sql: str, *args: object) -> list[Row]:

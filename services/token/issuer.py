@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from services.token import claims as claims_module
-from services.token.claims import Claims, SubjectKind
 from services.token.keys import KeyRing
+from watchword import tokens as claims_module
 from watchword.errors import PreconditionFailed
+from watchword.tokens import Claims, SubjectKind
 
 MAX_TOKEN_BYTES = 4096
 
@@ -28,6 +28,7 @@ class Grant:
     acr: str
     auth_time: datetime
     revision: int
+    not_after: datetime | None = None  # the token is not good beyond this, if it is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,11 @@ class Issuer:
         Raises PreconditionFailed if it is too large without any role.
         """
         issued = int(now.timestamp())
-        ttl = int(self._ttl.total_seconds())
         claims = Claims(
             iss=self._issuer,
             sub=grant.subject,
             aud=(grant.audience or self._audience,),
-            exp=issued + ttl,
+            exp=self._expiry(now, grant.not_after),
             iat=issued,
             jti=uuid4(),
             tenant_id=grant.tenant_id,
@@ -72,11 +72,26 @@ class Issuer:
             auth_time=int(grant.auth_time.timestamp()),
             acr=grant.acr,
         )
-        for roles in _fewer(grant.roles):
+        return self._signed(claims, now)
+
+    def reissue(self, claims: Claims, now: datetime) -> AccessToken:
+        """Return a token that says `claims` under an id of its own: good no longer than a new one would be, nor than `claims` are.
+
+        Raises PreconditionFailed if it is too large without any role.
+        """
+        expiry = min(claims.exp, self._expiry(now, None))
+        return self._signed(replace(claims, jti=uuid4(), exp=expiry), now)
+
+    def _expiry(self, now: datetime, not_after: datetime | None) -> int:
+        expiry = now + self._ttl
+        return int((expiry if not_after is None else min(expiry, not_after)).timestamp())
+
+    def _signed(self, claims: Claims, now: datetime) -> AccessToken:
+        for roles in _fewer(claims.roles):
             claims = replace(claims, roles=roles)
             text = self._keys.signing.sign(claims_module.render(claims))
             if len(text) <= MAX_TOKEN_BYTES:
-                return AccessToken(text, claims, ttl)
+                return AccessToken(text, claims, claims.exp - int(now.timestamp()))
         raise PreconditionFailed("the scopes do not fit into a token")
 
     @property

@@ -1,44 +1,39 @@
-"""Signing keys: each with one algorithm and one purpose, chosen by `kid` from our own ring, never by what a token says about itself.
+"""The ring of signing keys: each with one algorithm and one purpose, chosen by `kid` from our own ring, never by what a token says about itself.
 
-The ring lives in Postgres, private parts encrypted (AES-256-GCM) under the key-encryption key; a key pair of the environment becomes its first
-member. Instances that start together agree on one key, because the store makes it under a lock. Source: RFC 8725 sections 3.1 and 3.2, RFC 7638.
+The ring lives in Postgres; instances hold it in memory. What others tell about keys only moves keys that were read from Postgres: the public part
+in a notice is never believed, or whoever can write to Redis could sign tokens. Private parts are sealed (vault.py), and a key whose private part
+does not fit its public one is refused, so a public key written into the table by hand verifies nothing either. Source: RFC 8725 section 3.1.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm, RSAPSSAlgorithm
 
-from services.chassis.clock import Clock
-from services.chassis.sealing import Sealer
-from services.token.claims import encode_segment
-from watchword.errors import WatchwordError
+from services.token.key_pairs import KeyPair, UnusableKey, checked, generate, public_members, read
+from services.token.notices import KeyNotice
+from services.token.revocations import Lease
+from services.token.vault import Vault
+from watchword.errors import DependencyUnavailable
+from watchword.tokens import encode_segment
 
-if TYPE_CHECKING:
-    from services.token.store import TokenStore
+__all__ = ["KeyPair", "KeyRing", "KeyState", "Snapshot", "StoredKey", "UnusableKey", "VerificationKey", "generate", "read"]
 
-RSA_BITS = 2048  # NIST SP 800-57: enough until 2030, and half the price of 3072
-MIN_EXPONENT = 65537
 RELOAD_EVERY = 5.0  # seconds: an unknown kid costs at most one reload in this time, whoever sends how many
-
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+RELOAD_EVERY_DIRECT = 1.0  # seconds, without a lease
+STALE_AFTER = 10.0  # seconds without a look at Postgres and without a lease after which nothing is signed
+HANDOVER = 10.0  # seconds that the last active key may go on signing while its successor's private part is fetched
 
 _ALGORITHMS: Mapping[str, Algorithm] = {
     "RS256": RSAAlgorithm(RSAAlgorithm.SHA256),
@@ -47,9 +42,11 @@ _ALGORITHMS: Mapping[str, Algorithm] = {
     "Ed25519": OKPAlgorithm(),  # RFC 9864's name of what was EdDSA
 }
 
+log = structlog.get_logger()
+
 
 class KeyState(StrEnum):
-    """Where a key is in its life. Published keys verify; the active one signs."""
+    """Where a key is in its life, which goes forward only. Published keys verify; the active one signs."""
 
     PENDING = "PENDING"
     PUBLISHED = "PUBLISHED"
@@ -63,20 +60,42 @@ class KeyState(StrEnum):
         return self in (KeyState.PUBLISHED, KeyState.ACTIVE, KeyState.RETIRING)
 
 
-class UnusableKey(WatchwordError):
-    """A key cannot be used; the message says why, for the operator."""
+_RANK = {state: number for number, state in enumerate(KeyState)}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key as the store holds it."""
+    """A key as the store holds it.
+
+    held_time  since when every live instance, and every verifier that is connected, has held it; None while some have not
+    is_asked   somebody asked for it: it is promoted as soon as it may be, not by the schedule
+    """
 
     kid: str
     algorithm: str
     state: KeyState
     public_pem: str
-    sealed_private: bytes
+    sealed_private: bytes = field(repr=False)
     create_time: datetime
+    state_time: datetime
+    held_time: datetime | None = None
+    is_asked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The ring at one instant: `now` by Postgres's clock, the keys oldest first, and the kids that everybody who verifies holds at present."""
+
+    now: datetime
+    keys: tuple[StoredKey, ...]
+    held: frozenset[str] = frozenset()
+
+
+class KeySource(Protocol):
+    """Where the ring is kept."""
+
+    async def read(self) -> Snapshot:
+        """Return the ring as it now is. Raises DependencyUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +115,16 @@ class VerificationKey:
 
     def jwk(self) -> dict[str, str]:
         """Return the RFC 7517 form, made from public numbers only."""
-        return {**_public_members(self.public), "use": "sig", "alg": self.algorithm, "kid": self.kid}
+        return {**public_members(self.public), "use": "sig", "alg": self.algorithm, "kid": self.kid}
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The key that signs."""
+    """A key that signs."""
 
     kid: str
     algorithm: str
-    private: Any
+    private: Any = field(repr=False)
 
     def sign(self, payload: bytes) -> str:
         """Return `payload` as a compact JWS of type at+jwt."""
@@ -116,55 +135,121 @@ class SigningKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyPair:
-    """A key pair before it is stored."""
+class _Held:
+    """A key in memory."""
 
-    kid: str
-    algorithm: str
-    private_pem: str
+    state: KeyState
     public_pem: str
+    verification: VerificationKey
+    signing: SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class _NoLease:
+    """Memory is as old as its last load."""
+
+    is_current: bool = False
 
 
 class KeyRing:
-    """The keys in memory. `load` before use; unknown kids reload it, seldom."""
+    """The keys in memory. `load` before use. `version` moves with every change of what verifies."""
 
-    def __init__(self, store: "TokenStore", sealer: Sealer, clock: Clock) -> None:
-        self._store = store
-        self._sealer = sealer
-        self._clock = clock
+    def __init__(self, source: KeySource, vault: Vault, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self._vault = vault
+        self._lease: Lease = _NoLease()
+        self._monotonic = monotonic
+        self._turn = asyncio.Lock()
+        self._joint: asyncio.Task[Snapshot] | None = None
+        self._news = asyncio.Event()
+        self._keys: dict[str, _Held] = {}
+        self._told: dict[str, tuple[int, KeyState]] = {}  # what was told since the last load began, and which notice it was
+        self._notices = 0
         self._verifying: Mapping[str, VerificationKey] = {}
         self._active: SigningKey | None = None
-        self._jwks = b""
-        self._loaded_at = float("-inf")
+        self._handover_until = float("inf")
+        self._jwks = b'{"keys":[]}'
+        self._loaded_at = self._asked_at = float("-inf")
+        self.version = 0
 
-    async def load(self) -> None:
-        """Read the ring from the store. Raises UnusableKey if the key-encryption key is not the one it was sealed with."""
-        stored = await self._store.list_keys()
-        self._verifying = {key.kid: _verification_key(key) for key in stored if key.state.verifies}
-        active = next((key for key in stored if key.state is KeyState.ACTIVE), None)
-        self._active = self._open(active) if active else None
-        self._jwks = json.dumps({"keys": [key.jwk() for key in self._verifying.values()]}, separators=(",", ":")).encode()
-        self._loaded_at = time.monotonic()
+    def trust(self, lease: Lease) -> None:
+        """Go by what `lease` says of memory from now on."""
+        self._lease = lease
 
-    async def ensure(self, given: KeyPair | None, algorithm: str) -> None:
-        """Make sure that the ring has an active key: the environment's, or one made now. Raises UnusableKey."""
-        await self._store.ensure_active_key(given, lambda: given or generate(algorithm), self._seal, self._clock.now())
-        await self.load()
+    async def load(self) -> Snapshot:
+        """Read the ring by a read that begins now, and return it.
+
+        Raises  DependencyUnavailable; UnusableKey if a key does not open with the key-encryption key. Then memory stays as it was.
+        """
+        async with self._turn:
+            began, notices = self._monotonic(), self._notices
+            snapshot = await self._source.read()
+            self._take(snapshot, notices)
+            self._loaded_at = began
+            return snapshot
+
+    def apply(self, notice: KeyNotice) -> None:
+        """Take note of what an instance told, at once. Notices come twice and in any order. Raises ValueError for no known state."""
+        state = KeyState(notice.state)
+        self._notices += 1
+        if notice.kid in self._told:
+            state = _later(state, self._told[notice.kid][1])
+        self._told[notice.kid] = (self._notices, state)
+        held = self._keys.get(notice.kid)
+        if held is not None and _RANK[held.state] < _RANK[state]:
+            self._keys[notice.kid] = replace(held, state=state)
+            self._rebuild()
+        self._news.set()
 
     async def find(self, kid: str) -> VerificationKey | None:
-        """Return the key that tokens with this kid are verified with, or None."""
+        """Return the key that tokens with this kid are verified with, or None. Raises DependencyUnavailable."""
         key = self._verifying.get(kid)
-        if key is None and time.monotonic() - self._loaded_at > RELOAD_EVERY:
-            await self.load()
-            key = self._verifying.get(kid)
-        return key
+        if key is not None:
+            return key
+        try:
+            await self._look_for(kid)
+        except UnusableKey as error:  # somebody changed the table: what is in memory stays good, and nothing is added
+            log.error("key_ring_unusable", cause=error.text)
+        except DependencyUnavailable:
+            if not self._lease.is_current or self._is_awaited(kid):
+                raise
+        return self._verifying.get(kid)
+
+    def peek(self, kid: str) -> VerificationKey | None:
+        """Return what memory has under this kid, without waiting."""
+        return self._verifying.get(kid)
+
+    async def settle(self) -> None:
+        """Return when every key that was told to verify is in memory, or Postgres does not answer."""
+        with contextlib.suppress(DependencyUnavailable):
+            for kid in list(self._told):
+                if self._is_awaited(kid):
+                    await self._look_for(kid)
+
+    async def wait_for_news(self, seconds: float) -> None:
+        """Return when something was told, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), seconds)
+        self._news.clear()
+
+    def holds(self, reported: Iterable[frozenset[str]] = ()) -> list[str]:
+        """Return the kids that verify here and that each connected verifier reported."""
+        return sorted(frozenset(self._verifying).intersection(*reported))
 
     @property
     def signing(self) -> SigningKey:
-        """The active key."""
-        if self._active is None:
-            raise UnusableKey("the ring has no active key")
+        """The active key. Raises DependencyUnavailable if it is not known, or was not seen for so long that it may be another by now."""
+        now = self._monotonic()
+        if self._active is None or now > self._handover_until:
+            raise DependencyUnavailable("the signing key is being changed; try again")
+        if now - self._loaded_at > STALE_AFTER and not self._lease.is_current:
+            raise DependencyUnavailable("the signing keys are out of date; try again")
         return self._active
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether the ring has an active key."""
+        return self._active is not None
 
     @property
     def jwks(self) -> bytes:
@@ -176,91 +261,84 @@ class KeyRing:
         """The strong entity tag of `jwks`."""
         return f'"{hashlib.sha256(self._jwks).hexdigest()[:32]}"'
 
-    def _seal(self, pair: KeyPair) -> bytes:
-        return self._sealer.seal(pair.private_pem.encode(), bound_to=pair.kid.encode())
+    def _take(self, snapshot: Snapshot, notices: int) -> None:
+        """Make memory what Postgres said, moved on by what was told since the read began: that may be missing in it."""
+        told = {kid: news for kid, news in self._told.items() if news[0] > notices}
+        keys = {}
+        for stored in snapshot.keys:
+            if stored.state is not KeyState.RETIRED:
+                held = self._hold(stored)
+                keys[stored.kid] = replace(held, state=_later(stored.state, told[stored.kid][1])) if stored.kid in told else held
+        self._told = told
+        if keys != self._keys:
+            self._keys = keys
+            self._rebuild()
 
-    def _open(self, key: StoredKey) -> SigningKey:
-        try:
-            pem = self._sealer.open(key.sealed_private, bound_to=key.kid.encode())
-        except ValueError:
-            raise UnusableKey(
-                f"the signing key {key.kid} does not open: KEY_ENCRYPTION_KEY or SECURITY_SALT is not the one it was stored with"
-            ) from None
-        return SigningKey(key.kid, key.algorithm, load_pem_private_key(pem, password=None))
+    def _hold(self, stored: StoredKey) -> _Held:
+        known = self._keys.get(stored.kid)
+        if known is not None and known.public_pem == stored.public_pem and known.verification.algorithm == stored.algorithm:
+            return replace(known, state=stored.state)
+        # It was checked before it was sealed, and the seal is authentic: checking RSA's primes again would take 40 ms.
+        pem = self._vault.open(stored.kid, stored.sealed_private)
+        private = checked(load_pem_private_key(pem, password=None, unsafe_skip_rsa_key_validation=True), stored.algorithm)
+        public = private.public_key()
+        if public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode() != stored.public_pem:
+            raise UnusableKey(f"the stored parts of the signing key {stored.kid} do not belong together: somebody changed the table signing_key")
+        verification = VerificationKey(stored.kid, stored.algorithm, public)
+        return _Held(stored.state, stored.public_pem, verification, SigningKey(stored.kid, stored.algorithm, private))
 
+    def _rebuild(self) -> None:
+        verifying = {kid: held.verification for kid, held in self._keys.items() if held.state.verifies}
+        if verifying != self._verifying:
+            self._verifying = verifying
+            self._jwks = jwks_of(list(verifying.values()))
+        self._choose()
+        self.version += 1
 
-def generate(algorithm: str) -> KeyPair:
-    """Make a key pair for `algorithm`, named by its RFC 7638 thumbprint."""
-    private: PrivateKey
-    if algorithm in ("RS256", "PS256"):
-        private = rsa.generate_private_key(MIN_EXPONENT, RSA_BITS)
-    elif algorithm == "ES256":
-        private = ec.generate_private_key(ec.SECP256R1())
-    else:
-        private = ed25519.Ed25519PrivateKey.generate()
-    return _pair("", algorithm, private)
+    def _choose(self) -> None:
+        """The active key signs. Its predecessor may for a moment, when the successor is known by name only; a retired one never."""
+        active = next((held.signing for held in self._keys.values() if held.state is KeyState.ACTIVE), None)
+        if active is not None:
+            self._active, self._handover_until = active, float("inf")
+            return
+        former = None if self._active is None else self._keys.get(self._active.kid)
+        if former is None or former.state is not KeyState.RETIRING:
+            self._active = None
+        self._handover_until = min(self._handover_until, self._monotonic() + HANDOVER)
 
+    def _is_awaited(self, kid: str) -> bool:
+        return kid not in self._keys and kid in self._told and self._told[kid][1].verifies
 
-def read(private_pem: str, public_pem: str, *, algorithm: str, kid: str) -> KeyPair:
-    """Return the environment's key pair, checked. Raises UnusableKey with words for the operator."""
-    try:
-        private = load_pem_private_key(_pem(private_pem), password=None)
-        public = load_pem_public_key(_pem(public_pem)) if public_pem else private.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise UnusableKey("JWT_PRIVATE_KEY and JWT_PUBLIC_KEY must be PEM keys without a password") from None
-    pair = _pair(kid, algorithm, _checked(private, algorithm))
-    if public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode() != pair.public_pem:
-        raise UnusableKey("JWT_PUBLIC_KEY is not the public key of JWT_PRIVATE_KEY")
-    return pair
+    async def _look_for(self, kid: str) -> None:
+        """Read the ring anew because of a kid that is not in it: always for one that was told, seldom for any other."""
+        if self._is_awaited(kid):
+            while self._is_awaited(kid):
+                await self._join()
+        elif self._is_loading or self._may_ask():
+            await self._join()
 
+    def _may_ask(self) -> bool:
+        now, interval = self._monotonic(), RELOAD_EVERY if self._lease.is_current else RELOAD_EVERY_DIRECT
+        if now - max(self._asked_at, self._loaded_at) < interval:
+            return False
+        self._asked_at = now
+        return True
 
-def _pem(text: str) -> bytes:
-    return text.replace("\\n", "\n").encode()
+    @property
+    def _is_loading(self) -> bool:
+        return self._joint is not None and not self._joint.done()
 
-
-def _checked(private: Any, algorithm: str) -> Any:
-    if algorithm in ("RS256", "PS256"):
-        if not isinstance(private, rsa.RSAPrivateKey):
-            raise UnusableKey(f"JWT_ALGORITHM {algorithm} needs an RSA key")
-        if private.key_size < RSA_BITS or private.public_key().public_numbers().e < MIN_EXPONENT:
-            raise UnusableKey(f"JWT_PRIVATE_KEY is weak: use RSA of at least {RSA_BITS} bits with the exponent {MIN_EXPONENT}")
-    elif algorithm == "ES256":
-        if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
-            raise UnusableKey("JWT_ALGORITHM ES256 needs a P-256 key")
-    elif not isinstance(private, ed25519.Ed25519PrivateKey):
-        raise UnusableKey("JWT_ALGORITHM Ed25519 needs an Ed25519 key")
-    return private
-
-
-def _pair(kid: str, algorithm: str, private: PrivateKey) -> KeyPair:
-    public = private.public_key()
-    return KeyPair(
-        kid=kid or thumbprint(public),
-        algorithm=algorithm,
-        private_pem=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
-        public_pem=public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
-    )
-
-
-def thumbprint(public: PublicKey) -> str:
-    """Return the RFC 7638 thumbprint."""
-    canonical = json.dumps(_public_members(public), separators=(",", ":"), sort_keys=True).encode()
-    return encode_segment(hashlib.sha256(canonical).digest())
-
-
-def _verification_key(key: StoredKey) -> VerificationKey:
-    return VerificationKey(key.kid, key.algorithm, load_pem_public_key(key.public_pem.encode()))
+    async def _join(self) -> None:
+        """Wait for the one load that runs for all who ask."""
+        if self._joint is None or self._joint.done():
+            self._joint = asyncio.create_task(self.load(), name="key-ring")
+        await asyncio.shield(self._joint)
 
 
-def _public_members(public: PublicKey) -> dict[str, str]:
-    if isinstance(public, rsa.RSAPublicKey):
-        numbers = public.public_numbers()
-        return {"kty": "RSA", "n": _integer(numbers.n), "e": _integer(numbers.e)}
-    if isinstance(public, ec.EllipticCurvePublicKey):
-        point = public.public_numbers()
-        return {"kty": "EC", "crv": "P-256", "x": encode_segment(point.x.to_bytes(32, "big")), "y": encode_segment(point.y.to_bytes(32, "big"))}
-    return {"kty": "OKP", "crv": "Ed25519", "x": encode_segment(public.public_bytes_raw())}
+def jwks_of(keys: Sequence[VerificationKey]) -> bytes:
+    """Return keys as an RFC 7517 key set."""
+    return json.dumps({"keys": [key.jwk() for key in keys]}, separators=(",", ":")).encode()
 
 
-def _integer(value: int) -> str:
-    return encode_segment(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+def _later(one: KeyState, other: KeyState) -> KeyState:
+    return max(one, other, key=_RANK.__getitem__)

@@ -1,30 +1,23 @@
-"""What is revoked: a token, a session, or all that a subject or client held up to a revision.
+"""What is revoked: a token, a session, a key, or all that a subject, a client or a tenant held up to a revision.
 
 A subject's revocation carries the tenant's revision at which it happened. A token carries the revision at which its subject was last found good.
-A smaller one is refused, so a login that overlaps a revocation cannot slip through, and no clock decides. Every question is put to Postgres, the
-record: what a transaction committed, every instance refuses.
+A smaller one is refused, so a login that overlaps a revocation cannot slip through, and no clock decides. While the lease lives, the instance's
+memory answers: it holds every revocation that was acknowledged anywhere. Without a lease every question is put to Postgres, the record.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
-from uuid import UUID
+from typing import TYPE_CHECKING, Protocol
 
-from services.token.claims import Claims, SubjectKind
+from watchword.rules import EVERYWHERE, Name, Revocation, RevokedKind, id_of_key, names_of
+from watchword.tokens import Claims, SubjectKind
 
 if TYPE_CHECKING:
-    from services.token.store import TokenStore
-
-
-class RevokedKind(StrEnum):
-    """What a revocation names."""
-
-    TOKEN = "token"  # noqa: S105
-    SESSION = "session"
-    SUBJECT = "subject"
-    CLIENT = "client"
+    from services.token.revoked import Revoked
+    from services.token.store.revocations import RevocationStore
+__all__ = ["EVERYWHERE", "Lease", "Name", "Revocation", "Revocations", "RevokedKind", "Signed", "Standing", "id_of_key", "names_of"]
 
 
 class Standing(StrEnum):
@@ -35,57 +28,91 @@ class Standing(StrEnum):
     SUBJECT_DISABLED = "subject_disabled"
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """One revocation. Of subjects and clients only tokens with a smaller `rev` are refused; `spared_revision` spares one session."""
+@dataclass(slots=True, eq=False)
+class Signed:
+    """What a token claims that one of our keys signed, and everything that it can be revoked as.
 
-    tenant_id: UUID
-    kind: RevokedKind
-    key: UUID
-    revision: int
-    expire_time: datetime
-    spared_revision: int = 0
-    spared_session_id: UUID | None = None
-    is_disabled: bool = False
+    good_at  the version of memory in which it was last found good; nothing was revoked since, as long as that is the version
+    """
 
-    def refuses(self, claims: Claims) -> bool:
-        """Whether a token with these claims is refused."""
-        if self.kind is RevokedKind.TOKEN:
-            return self.key == claims.jti
-        if self.kind is RevokedKind.SESSION:
-            return self.key == claims.sid
-        if self.key not in (claims.sub, claims.client_id):
-            return False
-        return claims.rev < self.revision or (claims.rev < self.spared_revision and claims.sid != self.spared_session_id)
+    claims: Claims
+    names: Sequence[Name]
+    good_at: int = -1
 
 
-def keys_of(claims: Claims) -> list[UUID]:
-    """Return every key under which a token may be revoked."""
-    return [key for key in (claims.jti, claims.sid, claims.sub, claims.client_id) if key is not None]
+class Lease(Protocol):
+    """Says whether memory may be believed at this instant."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether every acknowledged change is in memory."""
 
 
 class Revocations:
-    """Says where tokens stand, by asking Postgres."""
+    """Says where tokens stand."""
 
-    def __init__(self, store: "TokenStore") -> None:
+    def __init__(self, store: "RevocationStore", memory: "Revoked", lease: Lease) -> None:
         self._store = store
+        self._memory = memory
+        self._lease = lease
+        self._waiting: list[tuple[Signed, asyncio.Future[Standing]]] = []
+        self._asking: asyncio.Task[None] | None = None
 
-    async def standing(self, claims: Claims) -> Standing:
-        """Return where one token stands."""
-        return (await self.standings([claims]))[0]
+    @property
+    def is_current(self) -> bool:
+        """Whether memory answers now."""
+        return self._lease.is_current
 
-    async def standings(self, all_claims: Sequence[Claims]) -> list[Standing]:
-        """Return where tokens stand, in order, by one read."""
-        tenants = list({claims.tenant_id for claims in all_claims})
-        keys = list({key for claims in all_claims for key in keys_of(claims)})
-        found: dict[tuple[UUID, UUID], list[Revocation]] = {}
-        for revocation in await self._store.list_revocations(tenants, keys):
-            found.setdefault((revocation.tenant_id, revocation.key), []).append(revocation)
-        return [_standing(claims, found) for claims in all_claims]
+    def recall(self, token: Signed) -> Standing | None:
+        """Return where a token stands, from memory and without waiting; None without a lease."""
+        if not self._lease.is_current:
+            return None
+        version = self._memory.version
+        if token.good_at == version:
+            return Standing.GOOD
+        standing = _standing(token.claims, self._memory.find_all(token.names))
+        if standing is Standing.GOOD:
+            token.good_at = version
+        return standing
+
+    async def standings(self, tokens: Sequence[Signed]) -> list[Standing]:
+        """Return where tokens stand, in order. Raises DependencyUnavailable."""
+        recalled = [standing for token in tokens if (standing := self.recall(token)) is not None]
+        if len(recalled) == len(tokens):
+            return recalled
+        loop = asyncio.get_running_loop()
+        asked = [(token, loop.create_future()) for token in tokens]
+        self._waiting += asked
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="revocations")
+        return list(await asyncio.gather(*(future for _, future in asked)))
+
+    async def _ask(self) -> None:
+        """Put all questions that wait to Postgres by one read, and again while there are more: one read at a time, however many ask."""
+        while self._waiting:
+            asked, self._waiting = self._waiting, []
+            try:
+                found = await self._read([token for token, _ in asked])
+            except Exception as error:  # whoever asked is told why
+                for _, future in asked:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for token, future in asked:
+                if not future.done():
+                    future.set_result(_standing(token.claims, (found[name] for name in token.names if name in found)))
+
+    async def _read(self, tokens: Sequence[Signed]) -> Mapping[Name, Revocation]:
+        names = {name for token in tokens for name in token.names}
+        rows = await self._store.find(list({tenant for _, tenant, _ in names}), list({key for _, _, key in names}))
+        return {(row.kind, row.tenant_id, row.key): row for row in rows}
 
 
-def _standing(claims: Claims, found: Mapping[tuple[UUID, UUID], list[Revocation]]) -> Standing:
-    hits = [hit for key in keys_of(claims) for hit in found.get((claims.tenant_id, key), ()) if hit.refuses(claims)]
-    if any(hit.is_disabled and claims.kind is SubjectKind.USER for hit in hits):
-        return Standing.SUBJECT_DISABLED
-    return Standing.REVOKED if hits else Standing.GOOD
+def _standing(claims: Claims, found: Iterable[Revocation]) -> Standing:
+    standing = Standing.GOOD
+    for revocation in found:
+        if revocation.refuses(claims):
+            if revocation.is_disabled and claims.kind is SubjectKind.USER:
+                return Standing.SUBJECT_DISABLED
+            standing = Standing.REVOKED
+    return standing

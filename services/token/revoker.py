@@ -1,4 +1,4 @@
-"""Revokes: one token, or all of a session, subject or client. When a method here returns, every instance refuses."""
+"""Revokes: one token, or all of a session, subject, client or tenant. When a method here returns, every instance refuses."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,8 @@ from services.token.sessions import MAX_ACCESS_LIFE, digest_of, is_refresh_token
 from services.token.verifier import LEEWAY, Verifier
 
 if TYPE_CHECKING:
-    from services.token.store import TokenStore
+    from services.token.store.revocations import RevocationStore
+    from services.token.store.sessions import SessionStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,16 @@ class Target:
     key: UUID
     spared_session_id: UUID | None = None
     is_disabled: bool = False
+    issued_before: datetime | None = None
     cause: str = ""
 
 
 class Revoker:
     """Writes revocations."""
 
-    def __init__(self, store: "TokenStore", verifier: Verifier, clock: Clock) -> None:
+    def __init__(self, store: "RevocationStore", sessions: "SessionStore", verifier: Verifier, clock: Clock) -> None:
         self._store = store
+        self._sessions = sessions
         self._verifier = verifier
         self._clock = clock
 
@@ -56,14 +59,14 @@ class Revoker:
 
     async def _revoke_by_refresh(self, call: Call, token: str, client_id: UUID | None) -> tuple[UUID, int]:
         # A token that was redeemed already, perhaps by a thief, still names its session.
-        session = await self._store.find_family(digest_of(token))
+        session = await self._sessions.find_family(digest_of(token))
         if session is None or not _has_say(call, session.tenant_id, session.subject, session.client_id, client_id):
             return await self._nothing(call)
         revocation = Revocation(session.tenant_id, RevokedKind.SESSION, session.id, 0, self._clock.now() + MAX_ACCESS_LIFE)
         return await self._write(call, revocation, cause="revoked", facts={"subject": str(session.subject)})
 
     async def revoke_tokens(self, call: Call, target: Target) -> tuple[UUID, int]:
-        """Revoke all tokens of a session, subject or client that were issued until now; return tenant and revision."""
+        """Revoke all tokens of a session, subject, client or tenant that were issued until now, or before a time; return tenant and revision."""
         revocation = Revocation(
             target.tenant_id,
             target.kind,
@@ -72,6 +75,7 @@ class Revoker:
             self._clock.now() + MAX_ACCESS_LIFE,
             spared_session_id=target.spared_session_id,
             is_disabled=target.is_disabled,
+            issued_before=target.issued_before,
         )
         return await self._write(call, revocation, cause=target.cause or "revoked", facts={"cause": target.cause} if target.cause else {})
 
@@ -79,7 +83,7 @@ class Revoker:
         tenant = TenantId(revocation.tenant_id)
         kind = "token_revoked" if revocation.kind is RevokedKind.TOKEN else "tokens_revoked"
         event = AuditEvent(kind, revocation.kind.value, str(revocation.key), tenant_id=tenant, details=facts)
-        revision = await self._store.insert_revocation(call, revocation, cause=cause, now=self._clock.now(), event=event)
+        revision = await self._store.insert(call, revocation, cause=cause, now=self._clock.now(), event=event)
         return tenant, revision
 
     async def _nothing(self, call: Call) -> tuple[UUID, int]:

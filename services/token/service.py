@@ -1,44 +1,57 @@
 """How token is put together: read from top to bottom, each thing stands on those above it."""
 
 import asyncio
-import base64
-import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
+from google.protobuf.descriptor import ServiceDescriptor
 
 from services.chassis import telemetry
 from services.chassis.access import Gate
 from services.chassis.call import Caller, CallerKind
 from services.chassis.clock import Clock
+from services.chassis.coherent import coherent
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.edge import Edge
 from services.chassis.limits import Limits
+from services.chassis.pages import Pager
 from services.chassis.postgres import Database
 from services.chassis.redis import Redis
-from services.chassis.sealing import Sealer, derive
+from services.chassis.sealing import derive
 from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
-from services.chassis.settings import SettingsError, load
+from services.chassis.settings import load
 from services.chassis.tenancy import TenantId
-from services.token import keys as keys_module
-from services.token.claims import SubjectKind
+from services.token.exchange import Exchange
+from services.token.feed import Feed
 from services.token.issuer import Issuer
-from services.token.keys import KeyPair, KeyRing
+from services.token.key_environment import key_pair_of, policy_of, vault_of
+from services.token.key_servicer import KeyServicer
+from services.token.keys import KeyRing
+from services.token.replica import TokenReplica
 from services.token.revocations import Revocations
+from services.token.revoked import SHARDS, Revoked
 from services.token.revoker import Revoker
-from services.token.servicer import KeyServicer, TokenServicer
+from services.token.rotation import Rotation
+from services.token.servicer import TokenServicer
+from services.token.session_servicer import SessionServicer
 from services.token.sessions import Sessions
 from services.token.settings import TokenSettings
-from services.token.store import TokenStore
-from services.token.verifier import Question, Verdict, Verifier
+from services.token.store.keys import KeyStore
+from services.token.store.revocations import RevocationStore
+from services.token.store.sessions import SessionStore
+from services.token.verifier import Answer, Question, Verdict, Verifier
+from services.token.watch_servicer import Watch
 from watchword.errors import TokenInvalid, WatchwordError
-from watchword.token.v1 import key_pb2, token_pb2
+from watchword.token.v1 import key_pb2, session_pb2, token_pb2
+from watchword.tokens import SubjectKind
 
 MAX_MESSAGE = 1024 * 1024  # bytes: a batch of 100 tokens of 8 KiB
-TEND_EVERY = 5.0  # seconds between looks at the ring and for what has expired
+TEND_EVERY = 5.0  # seconds between looks for what has expired
+SWEEPS = 16  # tendings in which all of memory is swept once
 
 log = structlog.get_logger()
 
@@ -51,20 +64,28 @@ class OwnAuthenticator:
 
     async def authenticate(self, token: str) -> Caller:
         """Return whom `token` speaks for. Raises TokenInvalid."""
-        answer = await self._verifier.verify(Question(token))
-        if answer.verdict is not Verdict.VALID or answer.claims is None:
-            raise TokenInvalid
-        claims = answer.claims
-        return Caller(
-            kind=CallerKind.CLIENT if claims.kind is SubjectKind.CLIENT else CallerKind.USER,
-            id=str(claims.sub),
-            tenant_id=TenantId(claims.tenant_id),
-            scopes=frozenset(claims.scope),
-            roles=claims.roles,
-            session_id=claims.sid,
-            token_id=str(claims.jti),
-            token=token,
-        )
+        return _caller(await self._verifier.verify(Question(token)), token)
+
+    def recall(self, token: str) -> Caller | None:
+        """Return whom `token` speaks for, without waiting; None if that cannot be told so. Raises TokenInvalid."""
+        answer = self._verifier.recall(Question(token))
+        return None if answer is None else _caller(answer, token)
+
+
+def _caller(answer: Answer, token: str) -> Caller:
+    claims = answer.claims
+    if answer.verdict is not Verdict.VALID or claims is None:
+        raise TokenInvalid
+    return Caller(
+        kind=CallerKind.CLIENT if claims.kind is SubjectKind.CLIENT else CallerKind.USER,
+        id=str(claims.sub),
+        tenant_id=TenantId(claims.tenant_id),
+        scopes=frozenset(claims.scope),
+        roles=claims.roles,
+        session_id=claims.sid,
+        token_id=str(claims.jti),
+        token=token,
+    )
 
 
 async def main() -> None:
@@ -75,73 +96,92 @@ async def main() -> None:
     salt, clock = settings.SECURITY_SALT.get_secret_value(), Clock()
     async with Database.open(settings, "token") as database, Redis.open(settings) as redis:
         await database.require_schema()
-        store = TokenStore(database)
-        ring = KeyRing(store, Sealer(_key_encryption_key(settings)), clock)
-        await ring.ensure(_environment_key(settings), settings.JWT_ALGORITHM)
-        issuer = Issuer(ring, issuer=settings.issuer, audience=settings.TOKEN_AUDIENCE, ttl=timedelta(seconds=settings.ACCESS_TOKEN_TTL))
-        verifier = Verifier(ring, Revocations(store), clock, issuer=settings.issuer, audience=settings.TOKEN_AUDIENCE)
-        sessions = Sessions(
-            store,
-            issuer,
-            clock,
-            ttl=timedelta(seconds=settings.REFRESH_TOKEN_TTL),
-            idle_ttl=timedelta(seconds=settings.REFRESH_TOKEN_IDLE_TTL),
-        )
-        servicer = TokenServicer(
-            sessions=sessions,
-            verifier=verifier,
-            revoker=Revoker(store, verifier, clock),
-            store=store,
-            consistency=ConsistencyTokens(derive(salt, "consistency")),
-            clock=clock,
-        )
-        edge = Edge(Gate(identity, OwnAuthenticator(verifier), None), Limits.of(settings, redis), note=database.note)
-        services = [
-            (token_pb2.DESCRIPTOR.services_by_name["TokenService"], servicer),
-            (key_pb2.DESCRIPTOR.services_by_name["KeyService"], KeyServicer(ring)),
-        ]
-        async with _tended(store, ring, clock):
-            await serve(settings, edge, services, probe=store.ping, max_message_bytes=MAX_MESSAGE)
+        vault, keys, revocations, sessions = vault_of(settings), KeyStore(database), RevocationStore(database), SessionStore(database)
+        ring, memory = KeyRing(keys, vault), Revoked()
+        rotation, feed = Rotation(keys, ring, vault, policy_of(settings)), Feed(memory)
+        replica = TokenReplica(revocations, memory, ring, clock)
+        async with coherent(settings, database, replica, holds=lambda: ring.holds(feed.reports)) as coherence:
+            feed.follow(coherence)
+            ring.trust(coherence)
+            await rotation.begin(key_pair_of(settings))
+            verifier = Verifier(ring, Revocations(revocations, memory, coherence), clock, issuer=settings.issuer, audience=settings.TOKEN_AUDIENCE)
+            authenticator = OwnAuthenticator(verifier)
+            edge = Edge(Gate(identity, authenticator, None), Limits.of(settings, redis), note=database.note)
+            stores = Stores(revocations, sessions)
+            servicers = assemble(
+                settings, salt, clock, stores=stores, verifier=verifier, ring=ring, rotation=rotation, watch=Watch(feed, ring, authenticator)
+            )
+
+            async def probe() -> None:
+                """Raise while this instance could not say whether a token is revoked."""
+                if not coherence.is_current:
+                    await database.ping()
+
+            async def tend() -> None:
+                """Forget what has expired."""
+                now = clock.now()
+                memory.sweep(now.timestamp(), SHARDS // SWEEPS)
+                await revocations.sweep(now)
+                await sessions.sweep(now)
+                await database.forget_requests()
+
+            async with rotation.running(), _tended(tend):
+                await serve(settings, edge, servicers, probe=probe, max_message_bytes=MAX_MESSAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where revocations and sessions are kept."""
+
+    revocations: RevocationStore
+    sessions: SessionStore
+
+
+def assemble(
+    settings: TokenSettings, salt: str, clock: Clock, *, stores: Stores, verifier: Verifier, ring: KeyRing, rotation: Rotation, watch: Watch
+) -> list[tuple[ServiceDescriptor, object]]:
+    """Put the domain between the stores and the edge."""
+    issuer = Issuer(ring, issuer=settings.issuer, audience=settings.TOKEN_AUDIENCE, ttl=timedelta(seconds=settings.ACCESS_TOKEN_TTL))
+    idle_ttl = timedelta(seconds=settings.REFRESH_TOKEN_IDLE_TTL)
+    sessions = Sessions(stores.sessions, issuer, clock, ttl=timedelta(seconds=settings.REFRESH_TOKEN_TTL), idle_ttl=idle_ttl)
+    revoker = Revoker(stores.revocations, stores.sessions, verifier, clock)
+    consistency = ConsistencyTokens(derive(salt, "consistency"))
+    tokens = TokenServicer(
+        sessions=sessions,
+        verifier=verifier,
+        revoker=revoker,
+        store=stores.sessions,
+        exchange=Exchange(stores.sessions, verifier, issuer, clock),
+        watch=watch,
+        consistency=consistency,
+        clock=clock,
+    )
+    return [
+        (token_pb2.DESCRIPTOR.services_by_name["TokenService"], tokens),
+        (
+            session_pb2.DESCRIPTOR.services_by_name["SessionService"],
+            SessionServicer(sessions=sessions, revoker=revoker, pager=Pager(derive(salt, "pages")), consistency=consistency),
+        ),
+        (key_pb2.DESCRIPTOR.services_by_name["KeyService"], KeyServicer(ring, rotation, max_age=settings.JWKS_MAX_AGE)),
+    ]
 
 
 @asynccontextmanager
-async def _tended(store: TokenStore, ring: KeyRing, clock: Clock) -> AsyncIterator[None]:
-    """Keep the ring true to the store, and delete what has expired, while inside."""
+async def _tended(tend: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Call `tend` every few seconds while inside."""
 
-    async def tend() -> None:
+    async def keep_tending() -> None:
         while True:
             await asyncio.sleep(TEND_EVERY)
             try:
-                await ring.load()
-                await store.sweep(clock.now())
+                await tend()
             except WatchwordError as error:
                 log.warning("tending_failed", reason=error.reason)
-            except Exception:  # a defect must not end the tending: a retired key would go on verifying
+            except Exception:  # a defect must not end the tending
                 log.exception("tending_failed")
 
-    task = asyncio.create_task(tend(), name="tend")
+    task = asyncio.create_task(keep_tending(), name="tend")
     try:
         yield
     finally:
         task.cancel()
-
-
-def _environment_key(settings: TokenSettings) -> KeyPair | None:
-    private = settings.JWT_PRIVATE_KEY.get_secret_value()
-    if not private:
-        return None
-    return keys_module.read(private, settings.JWT_PUBLIC_KEY, algorithm=settings.JWT_ALGORITHM, kid=settings.JWT_KEY_ID)
-
-
-def _key_encryption_key(settings: TokenSettings) -> bytes:
-    """KEY_ENCRYPTION_KEY is 32 bytes in base64; without it, one is derived from SECURITY_SALT."""
-    given = settings.KEY_ENCRYPTION_KEY.get_secret_value()
-    if not given:
-        return derive(settings.SECURITY_SALT.get_secret_value(), "signing-keys")
-    try:
-        key = base64.b64decode(given, validate=True)
-    except binascii.Error:
-        key = b""
-    if len(key) != 32 or len(set(key)) < 10:
-        raise SettingsError(["KEY_ENCRYPTION_KEY must be 32 random bytes in base64, such as from: openssl rand -base64 32"])
-    return key

@@ -1,14 +1,16 @@
 """Sessions: a family of refresh tokens, each good once.
 
 A refresh token is 256 random bits of which only the SHA-256 digest is kept. Redeeming it is one conditional UPDATE together with its successor, so
-of many at once one succeeds. A second use means that a thief or the owner holds a copy: the session ends, and with it its access tokens.
+of many at once one succeeds. A second use means that a thief or the owner holds a copy: the session ends, and with it its access tokens. Only a
+repeat of the same request, by its request_id, gets the first answer again: a lost reply costs nobody a login. That answer does not grow with time:
+its refresh token is good once however often it was handed out, its access token expires when it did, and once the session is over there is none.
 Source: RFC 9700 section 4.14.
 """
 
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -16,15 +18,17 @@ from uuid import UUID
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
 from services.chassis.clock import Clock
+from services.chassis.pages import PageRequest
 from services.chassis.postgres import new_id
+from services.chassis.sealing import digest
 from services.chassis.tenancy import TenantId
-from services.token.claims import SubjectKind
 from services.token.issuer import Grant, Issuer
 from services.token.revocations import Revocation, RevokedKind
-from watchword.errors import InvalidRequest, RefreshTokenReused, TokenInvalid
+from watchword.errors import InvalidRequest, NotFound, RefreshTokenReused, TokenInvalid
+from watchword.tokens import SubjectKind
 
 if TYPE_CHECKING:
-    from services.token.store import TokenStore
+    from services.token.store.sessions import SessionStore
 
 PREFIX = "wwrt_"  # lets secret scanners find a leaked one
 SECRET_BYTES = 32
@@ -46,6 +50,7 @@ class Session:
     address: str
     user_agent: str
     create_time: datetime
+    last_used_time: datetime
     expire_time: datetime
 
 
@@ -121,7 +126,7 @@ class Login:
 class Sessions:
     """Opens sessions, and carries them on."""
 
-    def __init__(self, store: "TokenStore", issuer: Issuer, clock: Clock, *, ttl: timedelta, idle_ttl: timedelta) -> None:
+    def __init__(self, store: "SessionStore", issuer: Issuer, clock: Clock, *, ttl: timedelta, idle_ttl: timedelta) -> None:
         self._store = store
         self._issuer = issuer
         self._clock = clock
@@ -144,6 +149,7 @@ class Sessions:
             address=login.address,
             user_agent=login.user_agent,
             create_time=now,
+            last_used_time=now,
             expire_time=now + self._ttl,
         )
         tokens, refresh = self._hand_out(session, roles=login.roles, scopes=login.scopes, revision=login.revision, now=now)
@@ -177,7 +183,12 @@ class Sessions:
     async def redeem(
         self, call: Call, refresh_token: str, *, client_id: UUID | None, roles: Sequence[str], scopes: Sequence[str], revision: int
     ) -> Redemption:
-        """Trade a refresh token for its successor. Raises TokenInvalid, RefreshTokenReused, InvalidRequest for scopes it never had."""
+        """Trade a refresh token for its successor. The same request_id returns the same one, as long as the session lives.
+
+        roles, revision  of the subject as it is now; they may differ when a request is repeated
+        Raises           TokenInvalid, RefreshTokenReused, InvalidRequest for scopes it never had
+        """
+        call = asked_for(call, refresh_token, str(client_id), " ".join(scopes))
         now = self._clock.now()
 
         def succeed(session: Session) -> tuple[RefreshRecord, Redemption]:
@@ -207,9 +218,27 @@ class Sessions:
         outcome = await self._store.redeem(call, digest_of(refresh_token), client_id, now=now, succeed=succeed, end=end)
         if outcome.ended is not None:
             raise RefreshTokenReused
-        if outcome.redemption is None:
+        if outcome.redemption is None or not await self._still_stands(call, outcome.redemption, now):
             raise TokenInvalid
         return outcome.redemption
+
+    async def _still_stands(self, call: Call, redemption: Redemption, now: datetime) -> bool:
+        """Whether the session lives: what is answered under a request_id may have been handed out long ago."""
+        session_id = redemption.tokens.session_id
+        return call.once is None or (session_id is not None and await self._store.is_live(session_id, now))
+
+    async def list_page(self, tenant_id: UUID, subject: UUID, page: PageRequest) -> list[Session]:
+        """Return a page of a subject's live sessions, and one more, latest first."""
+        now = self._clock.now()
+        before = UUID(page.after[0]) if page.after else None
+        return await self._store.list_live(tenant_id, subject, before=before, now=now, used_since=now - MAX_ACCESS_LIFE, limit=page.size + 1)
+
+    async def get(self, tenant_id: UUID, session_id: UUID, *, subject: UUID | None) -> Session:
+        """Return a session, ended or not. Raises NotFound, also for that of another than `subject`, if one is given."""
+        session = await self._store.find(tenant_id, session_id)
+        if session is None or subject not in (None, session.subject):
+            raise NotFound
+        return session
 
     def _hand_out(
         self, session: Session, *, roles: tuple[str, ...], scopes: tuple[str, ...], revision: int, now: datetime
@@ -226,6 +255,7 @@ class Sessions:
             session.acr,
             session.auth_time,
             revision,
+            not_after=session.expire_time,
         )
         access = self._issuer.issue(grant, now)
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
@@ -240,6 +270,16 @@ MAX_ACCESS_LIFE = timedelta(hours=1, minutes=1)
 def digest_of(refresh_token: str) -> bytes:
     """Return what is kept of a refresh token."""
     return hashlib.sha256(refresh_token.encode()).digest()
+
+
+def asked_for(call: Call, *parts: str) -> Call:
+    """Return the call with its request_id bound to what was asked for, `parts`.
+
+    Roles, revisions and a client's scopes are what identity finds at the moment: a repeat that finds others is the same request still.
+    """
+    if call.once is None:
+        return call
+    return replace(call, once=replace(call.once, fingerprint=digest(b"asked for", *(part.encode() for part in parts))))
 
 
 def is_refresh_token(token: str) -> bool:

@@ -17,7 +17,11 @@ class TokenSettings(ChassisSettings):
     JWT_PRIVATE_KEY: SecretStr = SecretStr("")
     JWT_PUBLIC_KEY: str = ""
     JWT_KEY_ID: str = Field("", max_length=64, pattern=r"^[A-Za-z0-9._-]*$")
-    KEY_ENCRYPTION_KEY: SecretStr = SecretStr("")
+    ALLOW_OPEN_KEY_FILE: bool = False  # lets JWT_PRIVATE_KEY_FILE and KEY_ENCRYPTION_KEY_FILE be readable by others
+    KEY_ENCRYPTION_KEY: SecretStr = SecretStr("")  # several, newest first, separated by commas, while it is changed
+    KEY_ROTATION_PERIOD: float = Field(30 * 86400, ge=0)  # seconds that a key signs; 0 = until asked
+    KEY_PROMOTION_LIMIT: float = Field(600, ge=0)  # seconds, beyond 2 x JWKS_MAX_AGE, to wait for verifiers that have not reported the next key
+    JWKS_MAX_AGE: float = Field(300, ge=0.2, le=86400)  # seconds that others may keep the key set
     ACCESS_TOKEN_TTL: int = Field(300, ge=30, le=3600)  # seconds
     REFRESH_TOKEN_IDLE_TTL: int = Field(14 * 86400, ge=60)  # seconds between uses
     REFRESH_TOKEN_TTL: int = Field(90 * 86400, ge=60)  # seconds from login, whatever the use
@@ -27,5 +31,9 @@ class TokenSettings(ChassisSettings):
         yield from super().problems()
         if self.JWT_PUBLIC_KEY and not self.JWT_PRIVATE_KEY.get_secret_value():
             yield "JWT_PUBLIC_KEY needs its JWT_PRIVATE_KEY: set both, or neither to have a key made"
+        if 0 < self.KEY_ROTATION_PERIOD < 4 * self.JWKS_MAX_AGE:
+            yield "KEY_ROTATION_PERIOD must be at least 4 x JWKS_MAX_AGE, or 0: a key is published for twice that age before it signs"
+        if self.APP_ENV == "production" and self.JWKS_MAX_AGE < 10:
+            yield "JWKS_MAX_AGE is below 10 s, which is for tests, and APP_ENV is production"
         if self.REFRESH_TOKEN_IDLE_TTL > self.REFRESH_TOKEN_TTL:
             yield "REFRESH_TOKEN_IDLE_TTL must not be longer than REFRESH_TOKEN_TTL"

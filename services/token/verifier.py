@@ -1,40 +1,35 @@
 """The one verifier: every question whether an access token is good ends here.
 
 Read strictly, find the key by kid in our own ring, verify with that key's one algorithm, check issuer, audience and times, and ask whether it is
-revoked. There is no path that skips a step.
+revoked. There is no path that skips a step. What a token says and that its signature is good never changes, so that much is remembered; whether its
+key still verifies, its time, and whether it is revoked are asked anew each time.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from itertools import islice
 from uuid import UUID
 
 from services.chassis.clock import Clock
-from services.token import claims as claims_module
-from services.token.claims import Claims, Malformed
 from services.token.keys import KeyRing
-from services.token.revocations import Revocations, Standing
+from services.token.revocations import Revocations, Signed, Standing, names_of
+from watchword import tokens as claims_module
+from watchword.rules import LEEWAY, Verdict, judge
+from watchword.tokens import Claims, Malformed
 
-LEEWAY = 5  # seconds that two hosts' clocks may differ
+__all__ = ["LEEWAY", "Answer", "Question", "Verdict", "Verifier"]
 
-
-class Verdict(StrEnum):
-    """What a token is; the names of TokenStatus in token.proto."""
-
-    VALID = "VALID"
-    EXPIRED = "EXPIRED"
-    NOT_YET_VALID = "NOT_YET_VALID"
-    REVOKED = "REVOKED"
-    MALFORMED = "MALFORMED"
-    BAD_SIGNATURE = "BAD_SIGNATURE"
-    UNKNOWN_KEY = "UNKNOWN_KEY"
-    WRONG_ISSUER = "WRONG_ISSUER"
-    WRONG_AUDIENCE = "WRONG_AUDIENCE"
-    INSUFFICIENT_SCOPE = "INSUFFICIENT_SCOPE"
-    SUBJECT_DISABLED = "SUBJECT_DISABLED"
-
+REMEMBERED = 8192  # tokens, of some 3 KB each
 
 _BY_STANDING = {Standing.REVOKED: Verdict.REVOKED, Standing.SUBJECT_DISABLED: Verdict.SUBJECT_DISABLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A token that one of our keys signed."""
+
+    kid: str
+    signed: Signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,61 +59,89 @@ class Verifier:
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
+        self._known: dict[str, Known] = {}
+
+    def recall(self, question: Question) -> Answer | None:
+        """Return what a token is, from memory and without waiting. None without a lease, and for a key that is not in memory.
+
+        Cost    one signature check if the token is new here, else some microseconds
+        """
+        found = self._read(question.token)
+        if found is None:
+            return None
+        if isinstance(found, Verdict):
+            return Answer(found)
+        standing = self._revocations.recall(found)
+        if standing is None:
+            return None
+        return self._refusal(question, found.claims) or self._judge(question, found.claims, standing)
 
     async def verify(self, question: Question) -> Answer:
-        """Return what a token is. Cost: one signature check, one indexed read. Raises DependencyUnavailable."""
-        return (await self.verify_all([question]))[0]
+        """Return what a token is. Raises DependencyUnavailable."""
+        return self.recall(question) or (await self.verify_all([question]))[0]
 
     async def verify_all(self, questions: Sequence[Question]) -> list[Answer]:
-        """Return what tokens are, in order; one read for all."""
-        answers = [await self._examine(question) for question in questions]
-        believed = [(index, answer.claims) for index, answer in enumerate(answers) if answer.claims is not None]
-        standings = await self._revocations.standings([claims for _, claims in believed]) if believed else []
-        for (index, claims), standing in zip(believed, standings, strict=True):
-            answers[index] = self._judge(questions[index], claims, standing)
+        """Return what tokens are, in order; without a lease by one read for all. Raises DependencyUnavailable."""
+        answers: list[Answer] = []
+        good: list[tuple[int, Signed]] = []
+        for index, question in enumerate(questions):
+            found = await self._authenticate(question.token)
+            if isinstance(found, Verdict):
+                answers.append(Answer(found))
+            elif (refusal := self._refusal(question, found.claims)) is not None:
+                answers.append(refusal)
+            else:
+                answers.append(Answer(Verdict.VALID))
+                good.append((index, found))
+        standings = await self._revocations.standings([signed for _, signed in good])
+        for (index, signed), standing in zip(good, standings, strict=True):
+            answers[index] = self._judge(questions[index], signed.claims, standing)
         return answers
 
     async def read(self, token: str) -> Claims | None:
         """Return the claims of a token that we signed, expired or revoked as it may be; None for anything else."""
-        answer = await self._authenticate(token)
-        return answer.claims
+        found = await self._authenticate(token)
+        return None if isinstance(found, Verdict) else found.claims
 
-    async def _examine(self, question: Question) -> Answer:
-        """All but revocation and scopes."""
-        answer = await self._authenticate(question.token)
-        claims = answer.claims
-        if claims is None:
-            return answer
-        now = self._clock.now().timestamp()
-        if claims.iss != self._issuer:
-            return Answer(Verdict.WRONG_ISSUER, tenant_id=claims.tenant_id)
-        if claims.aud != (question.audience or self._audience,):  # RFC 8725 section 3.9: a token for several is for none
-            return Answer(Verdict.WRONG_AUDIENCE, tenant_id=claims.tenant_id)
-        if claims.exp + LEEWAY < now:
-            return Answer(Verdict.EXPIRED, tenant_id=claims.tenant_id)
-        if claims.iat - LEEWAY > now:
-            return Answer(Verdict.NOT_YET_VALID, tenant_id=claims.tenant_id)
-        return answer
+    async def _authenticate(self, token: str) -> Signed | Verdict:
+        found = self._read(token)
+        if found is None:
+            await self._keys.find(claims_module.split(token)[0].kid)
+            found = self._read(token)
+        return Verdict.UNKNOWN_KEY if found is None else found
 
-    async def _authenticate(self, token: str) -> Answer:
+    def _read(self, token: str) -> Signed | Verdict | None:
+        """Return what a token says that one of our keys signed, why it is none, or None for a key that is not in memory."""
+        known = self._known.get(token)
+        if known is not None and self._keys.peek(known.kid) is not None:
+            return known.signed
         try:
             header, body, signed, signature = claims_module.split(token)
-        except Malformed:
-            return Answer(Verdict.MALFORMED)
-        key = await self._keys.find(header.kid)
-        if key is None:
-            return Answer(Verdict.UNKNOWN_KEY)
-        if header.alg != key.algorithm or not key.verifies(signed, signature):
-            return Answer(Verdict.BAD_SIGNATURE)
-        try:
+            key = self._keys.peek(header.kid)
+            if key is None:
+                return None
+            if header.alg != key.algorithm or not key.verifies(signed, signature):
+                return Verdict.BAD_SIGNATURE
             claims = claims_module.parse(body)
         except Malformed:
-            return Answer(Verdict.MALFORMED)
-        return Answer(Verdict.VALID, claims, claims.tenant_id)
+            return Verdict.MALFORMED
+        return self._remember(token, Known(key.kid, Signed(claims, names_of(claims, key.kid))))
+
+    def _remember(self, token: str, known: Known) -> Signed:
+        if len(self._known) >= REMEMBERED:
+            for oldest in list(islice(self._known, REMEMBERED // 8)):
+                del self._known[oldest]
+        self._known[token] = known
+        return known.signed
+
+    def _refusal(self, question: Question, claims: Claims) -> Answer | None:
+        """Return why a token is refused by what it says, or None."""
+        verdict = judge(claims, issuer=self._issuer, audience=question.audience or self._audience, now=self._clock.now().timestamp())
+        return None if verdict is Verdict.VALID else Answer(verdict, tenant_id=claims.tenant_id)
 
     def _judge(self, question: Question, claims: Claims, standing: Standing) -> Answer:
         if standing is not Standing.GOOD:
             return Answer(_BY_STANDING[standing], tenant_id=claims.tenant_id)
-        if not set(question.scopes) <= set(claims.scope):
+        if question.scopes and not set(question.scopes) <= set(claims.scope):
             return Answer(Verdict.INSUFFICIENT_SCOPE, claims, claims.tenant_id)
         return Answer(Verdict.VALID, claims, claims.tenant_id)

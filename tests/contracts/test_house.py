@@ -30,7 +30,7 @@ DRIVERS = re.compile(
 STATEMENT = re.compile(r"\s*(SELECT\s|INSERT\s+INTO\s|UPDATE\s+[\w.]+\s+(AS\s+\w+\s+|\w+\s+)?SET\s|DELETE\s+FROM\s|TRUNCATE\s|WITH\s+\w+\s+AS\s)")
 # Where SQL may stand: a context's store, the chassis's door to Postgres, migrations, and what looks after a whole server.
 SQL_PLACES = re.compile(
-    r"services/(identity|token|rbac)/store(/\w+|\w*)\.py|services/chassis/(postgres|migrate)\.py|services/(embedded|up/\w+)\.py|(tests|bench)/.*"
+    r"services/(identity|token|rbac)/store(/\w+|\w*)\.py|services/chassis/(postgres|migrate|outbox)\.py|services/(embedded|up/\w+)\.py|(tests|bench)/.*"
 )
 
 
@@ -155,7 +155,7 @@ BREACHES = [
     ("domain_imports", "services/identity/login.py", "def f():\n    import asyncpg.exceptions"),
     ("domain_imports", "services/identity/login.py", "from redis.asyncio import Redis"),
     ("domain_imports", "services/identity/login.py", "from services.identity import messages"),
-    ("foreign_contexts", "services/identity/login.py", "from services.token.claims import Claims"),
+    ("foreign_contexts", "services/identity/login.py", "from services.token.revocations import Standing"),
     ("foreign_contexts", "services/rbac/service.py", "from services import token"),
     ("foreign_contexts", "gateway/servicer.py", "import services.identity.store"),
     ("foreign_contexts", "services/token/service.py", "from gateway import health"),

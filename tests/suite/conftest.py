@@ -198,6 +198,37 @@ async def person(suite: Suite, admin: Person) -> Person:
 
 
 @dataclass(frozen=True)
+class Client:
+    """An OAuth client that has a token."""
+
+    id: str
+    secret: str
+    token: str
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What gRPC calls prove this client by."""
+        return (("authorization", f"Bearer {self.token}"),)
+
+
+async def new_client(suite: Suite, admin: Person, *scopes: str) -> Client:
+    """Create an OAuth client and have a token issued to it."""
+    async with suite.rest as rest:
+        made = await rest.post("/v1/oauth-clients", json={"display_name": "of the tests", "scopes": scopes}, headers=admin.headers)
+        assert made.status_code == 200, made.text
+        credentials = (made.json()["client"]["client_id"], made.json()["client_secret"])
+        issued = await rest.post("/oauth2/token", data={"grant_type": "client_credentials"}, auth=credentials)
+        assert issued.status_code == 200, issued.text
+    return Client(*credentials, issued.json()["access_token"])
+
+
+@pytest.fixture(scope="session")
+async def operator(suite: Suite, admin: Person) -> Client:
+    """A program that may manage the signing keys."""
+    return await new_client(suite, admin, "signing-keys.manage")
+
+
+@dataclass(frozen=True)
 class Tenant:
     """Another customer, with its administrator."""
 

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
 from services.chassis.access import Rule, rule_of
-from tests.suite.conftest import Person, Suite, Tenant, reason
+from tests.suite.conftest import PASSWORD, Client, Person, Suite, Tenant, reason, sql
 from watchword import status
 from watchword.errors import CredentialsMissing, InvalidRequest, PermissionDenied, TokenInvalid, WatchwordError
 from watchword.gateway.v1 import health_pb2 as gateway_health_pb2
@@ -64,14 +64,14 @@ async def call(suite: Suite, method: MethodDescriptor, request: Message | bytes,
     return None
 
 
-def credentials(suite: Suite, method: MethodDescriptor, admin: Person) -> Any:
+def credentials(suite: Suite, method: MethodDescriptor, admin: Person, operator: Client) -> Any:
     """Return metadata that may call `method`, if anything may."""
     rule: Rule = rule_of(method)
     if rule.public:
         return ()
     if rule.peers:
         return suite.peer(sorted(rule.peers)[0], to=context_of(method))
-    return admin.metadata
+    return operator.metadata if rule.scope == "signing-keys.manage" else admin.metadata
 
 
 def spoilt(message: Any, prefix: str = "") -> Iterator[tuple[str, Message]]:
@@ -109,9 +109,9 @@ def spoilt_strings(rules: field_pb2.FieldRules) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("method", FIELDED, ids=lambda method: method.full_name)
-async def test_spoilt_fields_are_named(suite: Suite, admin: Person, method: MethodDescriptor) -> None:
+async def test_spoilt_fields_are_named(suite: Suite, admin: Person, operator: Client, method: MethodDescriptor) -> None:
     """Oversized, NUL, control characters, wrong shapes, unknown enum values: INVALID_ARGUMENT with the field's name, for each field alone."""
-    metadata = credentials(suite, method, admin)
+    metadata = credentials(suite, method, admin, operator)
     cases = list(spoilt(message_factory.GetMessageClass(method.input_type)()))
     for field, failure in zip(
         [name for name, _ in cases], await asyncio.gather(*(call(suite, method, request, metadata) for _, request in cases)), strict=True
@@ -121,17 +121,17 @@ async def test_spoilt_fields_are_named(suite: Suite, admin: Person, method: Meth
 
 
 @pytest.mark.parametrize("method", [method for method in TYPED if required_fields(method)], ids=lambda method: method.full_name)
-async def test_an_empty_request_names_what_is_missing(suite: Suite, admin: Person, method: MethodDescriptor) -> None:
+async def test_an_empty_request_names_what_is_missing(suite: Suite, admin: Person, operator: Client, method: MethodDescriptor) -> None:
     """All required fields at once."""
-    failure = await call(suite, method, b"", credentials(suite, method, admin))
+    failure = await call(suite, method, b"", credentials(suite, method, admin, operator))
     assert isinstance(failure, InvalidRequest)
     assert required_fields(method) <= {violation.field for violation in failure.violations}
 
 
 @pytest.mark.parametrize("method", FIELDED, ids=lambda method: method.full_name)
-async def test_bytes_that_are_no_message_are_an_invalid_argument(suite: Suite, admin: Person, method: MethodDescriptor) -> None:
+async def test_bytes_that_are_no_message_are_an_invalid_argument(suite: Suite, admin: Person, operator: Client, method: MethodDescriptor) -> None:
     """A143: truncated, wrong wire types, invalid UTF-8."""
-    metadata = credentials(suite, method, admin)
+    metadata = credentials(suite, method, admin, operator)
     for raw in (b"\x0a\xff", b"\x0f\x01", b"\xff\xff\xff\xff", b"\x0a\x05ab"):
         assert isinstance(await call(suite, method, raw, metadata), InvalidRequest), (path(method), raw)
 
@@ -240,3 +240,17 @@ def test_every_rpc_is_covered() -> None:
     served = {method.full_name for method in METHODS}
     assert len(served) == len(METHODS)
     assert {name.split(".")[1] for name in served} == {"identity", "token", "rbac", "gateway"}
+
+
+AGENTS = {"tab": b"tab\there", "utf-8": b"caf\xc3\xa9", "bytes": b"\xff\xfe\x80", "override": b"\xe2\x80\xaeevil", "long": b"x" * 4000, "none": b""}
+
+
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+async def test_a_strange_user_agent_breaks_no_login(suite: Suite, admin: Person, person: Person, agent: bytes) -> None:
+    """It is written beside the session, and is never a reason to refuse the right password."""
+    async with suite.rest as rest:
+        answer = await rest.post("/v1/auth/login", json={"login": person.email, "password": PASSWORD}, headers={b"user-agent": agent})
+    assert answer.status_code == 200, answer.text
+    (kept,) = await sql(suite, "SELECT user_agent FROM token.session WHERE id::text = $1", answer.json()["tokens"]["session_id"])
+    assert kept["user_agent"].isprintable()
+    assert len(kept["user_agent"].encode()) <= 1024

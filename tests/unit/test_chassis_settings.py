@@ -239,3 +239,29 @@ def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.APP_ENV = "production"
     assert json.loads(settings.model_dump_json())["APP_ENV"] == "development"
+
+
+@pytest.mark.parametrize("password", ["short", "fourteen-chars", "aaaaaaaaaaaaaaaaaaaaaaaa", "abababababababababababab", "changeme"])
+def test_production_refuses_a_weak_first_password(password: str) -> None:
+    """Who guesses it first is the administrator. Elsewhere it is nobody's business."""
+    given = {"SMTP_HOST": "mail", "PUBLIC_BASE_URL": "https://auth.example", "BOOTSTRAP_ADMIN_PASSWORD": password}
+    assert load(IdentitySettings, {**GOOD, **given})
+
+    (problem,) = problems({**PRODUCTION, **given}, IdentitySettings)
+
+    assert problem.startswith("BOOTSTRAP_ADMIN_PASSWORD is weak")
+    assert password not in problem
+    assert load(IdentitySettings, {**PRODUCTION, **given, "BOOTSTRAP_ADMIN_PASSWORD": "kv7q-zjwx-pm4h-trbd"})
+
+
+@pytest.mark.parametrize("password", ["postgres", "PASSWORD", "pass", "changeme", "watchword", "Admin", "secret"])
+def test_production_refuses_a_well_known_database_password(password: str) -> None:
+    """Examples are pasted; then everybody knows the way to every account."""
+    url = f"postgresql://user:{password}@db/authdb"
+    assert load(ChassisSettings, {**GOOD, "DATABASE_URL": url})
+
+    (problem,) = problems({**PRODUCTION, "DATABASE_URL": url})
+
+    assert problem.startswith("DATABASE_URL holds a well-known password")
+    assert load(ChassisSettings, {**PRODUCTION, "DATABASE_URL": "postgresql://user@db/authdb"})
+    assert load(ChassisSettings, {**PRODUCTION, "DATABASE_URL": f"postgresql://user:{STRONG}@db/authdb"})

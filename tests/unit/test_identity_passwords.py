@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import threading
@@ -223,3 +224,15 @@ async def test_the_loop_goes_on_while_hashes_run() -> None:
             longest, last = max(longest, now - last), now
 
         assert longest < 0.05
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["@({[<!|$+%" * 4, "4@8({[<63!1|05$+7%2" * 2, "p@$$w0rd!{[(<+%|" * 3, "@a(c{c[c<c!i|l$s+t%x" * 2, "@" * 10 + "(" * 10 + "$" * 10 + "%" * 10],
+)
+def test_judging_a_password_takes_a_bounded_time(password: str) -> None:
+    """The judge tries every meaning of every sign that stands for letters: a few well-chosen passwords would keep every core busy for seconds."""
+    began = time.thread_time()
+    with contextlib.suppress(PasswordRejected):
+        Strength(15).require(password, field="password")
+    assert time.thread_time() - began < 0.5

@@ -14,10 +14,10 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from services.chassis.access import AccessUndeclared, Gate, LimitClass
+from services.chassis.access import AccessUndeclared, Gate, LimitClass, rule_of
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call, Caller, CallerKind
-from services.chassis.edge import Edge
+from services.chassis.edge import Edge, _once_of, _plain
 from services.chassis.limits import Limit, Limits
 from services.chassis.redis import Redis
 from tests.conftest import Keys
@@ -37,7 +37,7 @@ from watchword.errors import (
     WatchwordError,
 )
 from watchword.gateway.v1 import health_pb2
-from watchword.identity.v1 import user_pb2
+from watchword.identity.v1 import authentication_pb2, user_pb2
 from watchword.token.v1 import token_pb2
 
 Handler = Callable[[Any, Call], Awaitable[Message]]
@@ -80,7 +80,9 @@ class Servicer:
     calls: list[Call] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Handler:
-        descriptor = next(method for service in SERVICES for method in service.methods if method.name == name)
+        descriptor = next((method for service in SERVICES for method in service.methods if method.name == name), None)
+        if descriptor is None:
+            raise AttributeError(name)
 
         async def handle(request: Message, call: Call) -> Message:
             self.calls.append(call)
@@ -507,3 +509,63 @@ async def test_nothing_of_a_call_is_said_by_grpc_itself(door: Door, caplog: pyte
         await door.failed(HEALTH)
         await door.failed(VERIFY, b"\xff", USER)
     assert CANARY not in json.dumps([record.getMessage() for record in caplog.records])
+
+
+async def test_the_limit_of_an_address_comes_before_anybody_is_asked_who_it_is(redis: Redis, door: Door) -> None:
+    """Otherwise a flood of tokens, good or bad, would reach token through every service that it hits."""
+    limits: dict[LimitClass, Limit] = {LimitClass.READ: Limit(3, 3600), LimitClass.WRITE: Limit(3, 3600)}
+    door.edge._limits = Limits(redis, limits, enabled=True)
+    asked = list[str]()
+    authenticator = door.edge._gate._authenticator
+    authenticate = authenticator.authenticate
+
+    async def count(token: str) -> Caller:
+        asked.append(token)
+        return await authenticate(token)
+
+    authenticator.authenticate = count  # type: ignore[method-assign]
+    address = (("x-forwarded-for", f"test-{uuid4()}"),)
+    request = token_pb2.RevokeTokenRequest(token="x").SerializeToString()
+
+    outcomes = []
+    for number in range(20):
+        rpc: Any = door.channel.unary_unary(REVOKE)
+        running = rpc(request, metadata=(*address, ("authorization", f"Bearer {('user', 'client', 'guess')[number % 3]}")))
+        outcomes.append(await running.code())
+
+    assert outcomes[3:] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 17
+    assert asked == ["user", "client", "guess"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("curl/8.5", "curl/8.5"),
+        ("tab\there", "tabhere"),
+        ("line\r\nbreak\0nul", "linebreaknul"),
+        ("\x7f\x1b[31mred", "[31mred"),
+        ("left\u202eright\ud800", "leftright"),
+        ("é" * 2000, "é" * 512),
+        ("x" * 1023 + "é", "x" * 1023),
+        ("", ""),
+    ],
+    ids=["plain", "tab", "line breaks", "escape", "override", "long", "cut within a sign", "none"],
+)
+def test_a_user_agent_is_kept_as_what_a_field_may_hold(sent: str, kept: str) -> None:
+    """It is written beside the session: a strange one must not make a right login fail."""
+    assert _plain(sent) == kept
+
+
+async def test_one_request_id_in_two_sessions_of_an_account_is_two_requests(door: Door) -> None:
+    """What asks for a scope alone is about the caller's own session: logging out here is not logging out there."""
+    logout = "/watchword.identity.v1.AuthenticationService/Logout"
+    request, sessions = authentication_pb2.LogoutRequest(request_id=str(uuid4())), [uuid4(), uuid4()]
+    rule = rule_of(authentication_pb2.DESCRIPTOR.services_by_name["AuthenticationService"].methods_by_name["Logout"])
+    calls = [Call(logout, Caller(CallerKind.USER, "a", session_id=session)) for session in (*sessions, sessions[0])]
+
+    one, other, again = (_once_of(rule, request, call) for call in calls)
+
+    assert one == again
+    assert one is not None
+    assert other is not None
+    assert one.fingerprint != other.fingerprint

@@ -5,15 +5,18 @@ import contextlib
 import random
 import time
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
-from services.chassis.postgres import Database, PoolTooLarge, SchemaBehind, bump
+from services.chassis.migrate import ROLES, migrate
+from services.chassis.postgres import Change, Database, PoolTooLarge, SchemaBehind, bump
 from services.chassis.tenancy import DEFAULT_TENANT
 from tests.conftest import Stores, eventually, free_port
-from tests.service.chassis.conftest import Configure
+from tests.service.chassis.conftest import Configure, call_by
 from tests.service.chassis.fault_proxy import FaultProxy
 from watchword.errors import DependencyUnavailable, ResourceExhausted
 
@@ -214,3 +217,81 @@ async def test_cancelled_calls_leave_no_connection_behind_and_no_strangers_answe
             return opened._pool.get_idle_size() == opened._pool.get_size()
 
         await eventually(is_idle, within=2)
+
+
+async def test_changes_that_wait_for_a_lock_leave_half_the_pool_to_the_reads(stores: Stores, configure: Configure) -> None:
+    """One lock that somebody holds too long must not stop VerifyToken and CheckPermission. Further changes hear so within the second."""
+    url = await stores.new_database()
+    holder = await asyncpg.connect(url)
+    async with Database.open(configure(DATABASE_URL=url, DATABASE_POOL_SIZE=4, DATABASE_MAX_OVERFLOW=0), "token") as opened, holder.transaction():
+        await holder.execute("LOCK TABLE token.request")
+
+        async def change() -> None:
+            async with opened.transaction() as connection:
+                await connection.execute("SET LOCAL lock_timeout = '4s'; DELETE FROM request")
+
+        changes = [asyncio.create_task(change()) for _ in range(8)]
+        await eventually(lambda: _waiting_for_locks(url, 2), within=5)
+        for _ in range(20):
+            began = time.monotonic()
+            assert len(await opened.fetch("SELECT 1")) == 1
+            assert time.monotonic() - began < 0.5
+
+        done, waiting = await asyncio.wait(changes, timeout=1.5)
+        assert len(waiting) == 2, "half of the pool"
+        assert {type(task.exception()) for task in done} == {ResourceExhausted}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    await holder.close()
+
+
+async def _waiting_for_locks(url: str, count: int) -> bool:
+    connection = await asyncpg.connect(url)
+    try:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return bool(await connection.fetchval(waiting) >= count)
+    finally:
+        await connection.close()
+
+
+async def test_a_database_that_takes_no_changes_is_unavailable_for_changes_only(stores: Stores, configure: Configure) -> None:
+    """A standby, or a disk that is nearly full: reads go on; changes are told to come back, and are no defect of ours."""
+    url = await stores.new_database()
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} SET default_transaction_read_only = on")
+    await connection.close()
+
+    async with Database.open(configure(DATABASE_URL=url), "token") as opened:
+        assert len(await opened.fetch("SELECT * FROM request")) == 0
+        with pytest.raises(DependencyUnavailable):
+            await opened.execute("DELETE FROM request")
+        with pytest.raises(DependencyUnavailable):
+            await opened.note(call_by(), AuditEvent("access_denied", outcome="failure"))
+        with pytest.raises(DependencyUnavailable):
+            await opened.change(call_by(request_id=str(uuid4())), int, _nothing)
+
+
+async def _nothing(change: Change) -> int:
+    change.audit(AuditEvent("thing_made"))
+    return 1
+
+
+async def test_an_owner_who_is_no_superuser_migrates(stores: Stores, configure: Configure) -> None:
+    """Managed servers give nobody a superuser. An administrator made the roles and granted them; the owner does the rest, also a second time."""
+    name, administrator = f"owned_{uuid4().hex[:8]}", await asyncpg.connect(stores.postgres)
+    await administrator.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'plain-owner' NOSUPERUSER NOCREATEROLE")
+    await administrator.execute(f"CREATE DATABASE {name} OWNER {name}")
+    for role in ROLES:
+        await administrator.execute(f"GRANT {role} TO {name}")
+    await administrator.close()
+    url = f"postgresql://{name}:plain-owner@127.0.0.1:{urlsplit(stores.postgres).port}/{name}"
+
+    assert await migrate(url)
+    assert await migrate(url) == []
+
+    async with Database.open(configure(DATABASE_URL=url), "token") as opened:
+        await opened.require_schema()
+        await opened.note(call_by(), AuditEvent("access_denied", outcome="failure"))
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await opened.execute("DELETE FROM suite.audit_event")

@@ -6,16 +6,21 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from services.chassis.health import UNREADY_AFTER, Health, watched
+from services.chassis.postgres import Database
 from tests.conftest import SALT, Keys, Stores, eventually, free_port, instance, serving
+from tests.service.chassis.conftest import Configure
 from tests.service.chassis.fault_proxy import FaultProxy
 from tests.service.chassis.test_postgres import proxied, through
 from watchword import status
@@ -130,10 +135,11 @@ async def test_headers_that_are_too_large_are_refused(running: Running) -> None:
     await running.verify()
 
 
-async def test_readiness_follows_postgres_and_liveness_does_not(
+async def test_without_a_lease_readiness_follows_postgres_and_liveness_does_not(
     service_keys: Keys, environment: dict[str, str], database_url: str, tmp_path: Path
 ) -> None:
     """A restart mends no database: only `live` may have an instance killed. Watchers are told of both turns."""
+    environment = {**environment, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     proxy: FaultProxy
     async with proxied(database_url) as proxy:
         behind = {**environment, "DATABASE_URL": through(proxy.port, database_url)}
@@ -148,6 +154,32 @@ async def test_readiness_follows_postgres_and_liveness_does_not(
             await proxy.restore()
             assert (await asyncio.wait_for(watch.read(), 5)).status == SERVING
             watch.cancel()
+
+
+async def test_with_a_lease_an_instance_stays_ready_without_postgres(
+    service_keys: Keys, environment: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    """Nothing can be changed then, and memory answers what is asked. Asked for longer than a failing probe is borne."""
+    async with proxied(database_url) as proxy:
+        behind = {**environment, "DATABASE_URL": through(proxy.port, database_url)}
+        async with run(service_keys, behind, tmp_path / "log") as started:
+            await eventually(partial(_is_leased, database_url))
+            await proxy.cut()
+            began = time.monotonic()
+
+            async def outlasted() -> bool:
+                assert await started.state() == SERVING
+                return time.monotonic() - began > 2 * UNREADY_AFTER
+
+            await eventually(outlasted)
+
+
+async def _is_leased(url: str) -> bool:
+    connection = await asyncpg.connect(url)
+    try:
+        return bool(await connection.fetchval("SELECT EXISTS (SELECT 1 FROM token.instance WHERE mode = 'leased')"))
+    finally:
+        await connection.close()
 
 
 async def test_readiness_does_not_follow_redis(service_keys: Keys, environment: dict[str, str], tmp_path: Path) -> None:
@@ -285,3 +317,48 @@ async def test_settings_that_cannot_work_end_the_start_in_words(environment: dic
         assert (code, name, "Traceback" in words) == (1, name, False), words
         assert "cannot start: " in words
         assert "canary" not in words
+
+
+async def test_an_instance_whose_pool_is_full_stays_ready(configure: Configure) -> None:
+    """Busy is not broken: if every busy instance left, the next would be busier. Counted over four probes, longer than it takes to leave."""
+    health, asked = Health([TOKEN]), list[str]()
+    await health.start()
+
+    async with Database.open(configure(DATABASE_POOL_SIZE=1, DATABASE_MAX_OVERFLOW=0), "token") as narrow, narrow.connection():
+
+        async def probe() -> None:
+            try:
+                await narrow.ping()
+            except BaseException as error:
+                asked.append(type(error).__name__)
+                raise
+
+        async with watched(health, probe):
+
+            async def is_asked_often() -> bool:
+                return len(asked) >= 4
+
+            await eventually(is_asked_often, within=15)
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=TOKEN), None)  # type: ignore[arg-type]
+    assert answer.status == SERVING, asked
+
+
+@pytest.mark.parametrize(("failure", "expected"), [(ResourceExhausted, SERVING), (ValueError, NOT_SERVING)], ids=["busy", "broken"])
+async def test_a_probe_that_finds_much_to_do_is_answered(failure: type[Exception], expected: int) -> None:
+    """And every other failure of the probe is a reason to leave."""
+    health, asked = Health([TOKEN]), 0
+    await health.start()
+
+    async def probe() -> None:
+        nonlocal asked
+        asked += 1
+        raise failure
+
+    async with watched(health, probe):
+
+        async def is_asked_often() -> bool:
+            return asked >= 6  # two seconds of failing probes, and a half
+
+        await eventually(is_asked_often, within=5)
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=TOKEN), None)  # type: ignore[arg-type]
+    assert answer.status == expected

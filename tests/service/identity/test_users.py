@@ -376,3 +376,20 @@ async def test_a_changed_password_keeps_this_session_only(stack: Stack) -> None:
     assert refusal.value.violations[0].field == "new_password"
     with pytest.raises(InvalidCredentials):
         await mine.auth("ChangePassword", pb.ChangePasswordRequest(current_password=PASSWORD, new_password=PASSWORD))
+
+
+async def test_a_request_id_that_two_sessions_use_logs_out_both(stack: Stack) -> None:
+    """A program that numbers its requests the same way on two devices must not be told that it is logged out when it is not."""
+    email, request = stack.email(), pb.LogoutRequest(request_id=str(uuid4()))
+    await stack.account(email=email)
+    one, two = await stack.session(email), await stack.session(email)
+
+    await one.auth("Logout", request)
+    await two.auth("GetMe", pb.GetMeRequest())
+    with pytest.raises(IdempotencyConflict):
+        await two.auth("Logout", request)
+    await two.auth("Logout", pb.LogoutRequest(request_id=str(uuid4())))
+
+    for each in (one, two):
+        with pytest.raises(TokenInvalid):
+            await each.auth("GetMe", pb.GetMeRequest())

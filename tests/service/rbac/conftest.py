@@ -1,11 +1,13 @@
-"""Two instances of rbac on one Postgres, each with its own pool and memory, behind real gRPC. Only token, their peer, is stood in for."""
+"""Three instances of rbac on one Postgres, each with its own pool and memory, behind real gRPC. Only token, their peer, is stood in for."""
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,15 +17,18 @@ import pytest
 
 from services.chassis.call import Caller, CallerKind
 from services.chassis.clock import Clock
+from services.chassis.coherence import Coherence
+from services.chassis.coherent import coherent
 from services.chassis.limits import Limits
 from services.chassis.postgres import Database
 from services.chassis.redis import Redis
 from services.chassis.settings import ChassisSettings, load
 from services.chassis.tenancy import TenantId
 from services.rbac.checker import Checker
+from services.rbac.revisions import Revisions
 from services.rbac.service import MAX_MESSAGE, assemble
 from services.rbac.store import RbacStore
-from tests.conftest import SALT, Keys, Stores
+from tests.conftest import SALT, Keys, Stores, eventually
 from watchword import status
 from watchword.errors import TokenInvalid
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
@@ -53,8 +58,11 @@ class TokenStandIn:
         return Caller(CallerKind(kind), who, TenantId(UUID(tenant)), scopes=frozenset(scopes.split("+")) - {""})
 
 
+BACKGROUND = re.compile(r"\b(instance|change)\b")  # coherence's own tables
+
+
 class CountedConnection:
-    """A connection that counts statements."""
+    """A connection that counts statements, but those of coherence."""
 
     def __init__(self, connection: Any, statements: list[str]) -> None:
         self._connection = connection
@@ -66,7 +74,8 @@ class CountedConnection:
             return found
 
         def counted(sql: str, *args: object) -> Any:
-            self._statements.append(sql)
+            if not BACKGROUND.search(sql):
+                self._statements.append(sql)
             return found(sql, *args)
 
         return counted
@@ -155,6 +164,8 @@ class Instance:
     database: WatchedDatabase
     store: RbacStore
     checker: Checker
+    revisions: Revisions
+    coherence: Coherence
 
     @property
     def roles(self) -> Any:
@@ -304,29 +315,42 @@ def settings_of(url: str, stores: Stores, keys: Keys, name: str) -> ChassisSetti
 @asynccontextmanager
 async def running(settings: ChassisSettings, keys: Keys, clock: Clock) -> AsyncIterator[Instance]:
     """Serve one instance while inside."""
-    async with WatchedDatabase.open(settings, "rbac") as database, Redis.open(settings) as redis:
+    async with WatchedDatabase.open(settings, "rbac") as database, Redis.open(settings) as redis, AsyncExitStack() as stack:
         assert isinstance(database, WatchedDatabase)
         await database.require_schema()
         store = RbacStore(database)
-        limits = Limits.of(settings, redis)
-        assembly = assemble(SALT, store, clock, identity=keys.identity("rbac"), limits=limits, authenticator=TokenStandIn())
+        limits, revisions = Limits.of(settings, redis), Revisions()
+        coherence = await stack.enter_async_context(coherent(settings, database, revisions))
+        checker = Checker(store, revisions, coherence, clock)
+        assembly = assemble(SALT, store, checker, clock, identity=keys.identity("rbac"), limits=limits, authenticator=TokenStandIn())
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)])
         server.add_generic_rpc_handlers(tuple(assembly.edge.handler(service, servicer) for service, servicer in assembly.servicers))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Instance(channel, database, store, assembly.checker)
+            await eventually(partial(_is_current, coherence))
+            yield Instance(channel, database, store, checker, revisions, coherence)
         await server.stop(0)
+
+
+class Leaseless:
+    """A lease that is over."""
+
+    is_current = False
+
+
+async def _is_current(coherence: Coherence) -> bool:
+    return coherence.is_current
 
 
 @pytest.fixture(scope="session")
 async def all_rbac(stores: Stores, service_keys: Keys) -> AsyncIterator[Rbac]:
-    """Two instances for all tests of rbac."""
+    """Three instances for all tests of rbac."""
     url, clock = await stores.new_database(), MovableClock()
     async with AsyncExitStack() as stack:
         instances = [
             await stack.enter_async_context(running(settings_of(url, stores, service_keys, f"rbac-{number}"), service_keys, clock))
-            for number in (1, 2)
+            for number in (1, 2, 3)
         ]
         yield Rbac(instances, clock, service_keys, url)
 

@@ -1,6 +1,7 @@
-"""The promise: after a change's OK no instance answers from before it. Shown on two warm instances, and shown to fail without its defence."""
+"""The promise: after a change's OK no instance answers from before it. Shown on three warm instances, and shown to fail without its defence."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
@@ -10,56 +11,50 @@ import pytest
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.sealing import derive
 from services.chassis.tenancy import TenantId
-from services.rbac.holdings import Revision, State
 from tests.conftest import SALT, Keys, Stores
-from tests.service.rbac.conftest import GROUP, USER, Instance, Rbac, Tenant, ask, proxied, running, settings_of, subject
+from tests.service.rbac.conftest import GROUP, USER, Instance, Leaseless, Rbac, Tenant, ask, proxied, running, settings_of, subject
 from watchword.errors import DependencyUnavailable, InvalidRequest, RevisionUnavailable
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
 
-ROUNDS = 300
+ROUNDS = 10_000 if os.environ.get("WATCHWORD_LONG") else 300
 
 
 async def stale_answers(tenant: Tenant, rounds: int) -> int:
-    """Bind, warm both instances, unbind at one while both are asked, and count who still says yes at once after the OK."""
+    """Bind, warm all instances, unbind at one while all are asked, and count who still says yes at once after the OK."""
     user, role, stale = str(uuid4()), await tenant.role("fleeting", "doc.read"), 0
 
-    async def ask_both() -> list[bool]:
-        return await asyncio.gather(*(tenant.may(user, "doc.read", at=at) for at in (0, 1)))
+    async def ask_all() -> list[bool]:
+        return await asyncio.gather(*(tenant.may(user, "doc.read", at=at) for at in (0, 1, 2)))
 
     for number in range(rounds):
-        writer = number % 2
+        writer = number % 3
         binding = await tenant.bind(user, role, at=writer)
-        assert await ask_both() == [True, True], "a grant shows at once as well"
-        racing = [asyncio.create_task(ask_both()) for _ in range(2)]
+        assert await ask_all() == [True] * 3, "a grant shows at once as well"
+        racing = [asyncio.create_task(ask_all()) for _ in range(2)]
         await tenant.unbind(binding, at=writer)
-        stale += sum(await ask_both())
+        stale += sum(await ask_all())
         await asyncio.gather(*racing)
     return stale
 
 
 async def test_after_a_binding_is_gone_no_instance_allows(tenant: Tenant) -> None:
-    """A109, A110: 300 rounds, both memories warm, none stale."""
+    """A109, A110: every memory warm, none stale."""
     assert await stale_answers(tenant, ROUNDS) == 0
 
 
-async def test_without_reading_the_revision_it_would_be_stale(rbac: Rbac, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The defence off: an instance that takes its memory for the present state. The rounds above must notice."""
-    last: dict[TenantId, State] = {}
-    store = rbac.instances[1].store
-    load = store.load
+async def test_an_instance_that_is_deaf_would_be_stale(rbac: Rbac, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defence off: an instance that says it has applied what it was told, and has not. The rounds above must notice."""
+    monkeypatch.setattr(rbac.instances[1].revisions, "apply", lambda _change: None)
 
-    async def remembering_load(tenant_id: TenantId, *args: object) -> object:
-        snapshot = await load(tenant_id, *args)  # type: ignore[arg-type]
-        last[tenant_id] = State(snapshot.revision, snapshot.policy)
-        return snapshot
+    assert await stale_answers(tenant, 5) >= 4
 
-    async def deaf(tenant_id: TenantId) -> State:
-        return last.get(tenant_id, State(Revision(0), Revision(0)))
 
-    monkeypatch.setattr(store, "load", remembering_load)
-    monkeypatch.setattr(store, "read_state", deaf)
+async def test_without_a_lease_the_revision_is_read(rbac: Rbac, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Direct mode: slower, and as fresh. The same rounds on an instance that has no lease and hears of nothing."""
+    monkeypatch.setattr(rbac.instances[1].checker, "_lease", Leaseless())
+    monkeypatch.setattr(rbac.instances[1].revisions, "apply", lambda _change: None)
 
-    assert await stale_answers(tenant, 5) >= 5
+    assert await stale_answers(tenant, 20) == 0
 
 
 async def remove_from_group(tenant: Tenant, user: str) -> Callable[[], Awaitable[object]]:
@@ -103,11 +98,11 @@ async def test_every_way_of_taking_away_shows_at_once_everywhere(
 ) -> None:
     user = str(uuid4())
     take_away = await arrange(tenant, user)
-    assert [await tenant.may(user, "doc.read", "doc/1", at=at) for at in (0, 1)] == [True, True]
+    assert [await tenant.may(user, "doc.read", "doc/1", at=at) for at in (0, 1, 2)] == [True] * 3
 
     await take_away()
 
-    assert await asyncio.gather(*(tenant.may(user, "doc.read", "doc/1", at=at) for at in (1, 0))) == [False, False]
+    assert await asyncio.gather(*(tenant.may(user, "doc.read", "doc/1", at=at) for at in (1, 2, 0))) == [False] * 3
 
 
 async def test_a_token_of_a_write_at_one_instance_holds_at_the_other(tenant: Tenant) -> None:
@@ -193,10 +188,8 @@ async def test_a_check_that_was_given_up_leaves_nothing_behind(rbac: Rbac, tenan
     assert len(rbac.instances[1].checker._memory.holdings) == remembered + 1
 
 
-async def test_without_postgres_a_check_is_unavailable_and_nothing_is_remembered(
-    rbac: Rbac, stores: Stores, service_keys: Keys, tenant: Tenant
-) -> None:
-    """A117: neither yes nor no, warm or cold; and the right answer once Postgres is back."""
+async def test_without_postgres_memory_answers_and_nothing_else_does(rbac: Rbac, stores: Stores, service_keys: Keys, tenant: Tenant) -> None:
+    """A117: what is remembered and still true is answered, what is not is UNAVAILABLE: neither yes nor no, and nothing is remembered of it."""
     user, stranger = str(uuid4()), str(uuid4())
     binding = await tenant.bind(user, await tenant.role("any", "doc.read"))
     async with proxied(rbac.url) as proxy, running(settings_of(proxy.url, stores, service_keys, "rbac-cut"), service_keys, rbac.clock) as alone:
@@ -207,13 +200,16 @@ async def test_without_postgres_a_check_is_unavailable_and_nothing_is_remembered
 
         assert (await check(user)).decision == permission_pb2.ALLOW
         proxy.cut()
-        for who in (user, stranger):
-            with pytest.raises(DependencyUnavailable):
-                await check(who)
+        with pytest.raises(DependencyUnavailable):
+            await check(stranger)
+        assert (await check(user)).decision == permission_pb2.ALLOW
         assert _remembered(alone) == 1
-        await tenant.unbind(binding)
-        proxy.mend()
 
+        await tenant.unbind(binding)
+
+        with pytest.raises(DependencyUnavailable):
+            await check(user)
+        proxy.mend()
         assert (await check(user)).decision == permission_pb2.DENY
         assert (await check(stranger)).decision == permission_pb2.DENY
 

@@ -1,4 +1,4 @@
-"""Two instances of token on one Postgres, with a signing key that the tests hold too."""
+"""Three instances of token on one Postgres, with a signing key that the tests hold too."""
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -64,7 +64,7 @@ class TokenInstances:
 
 @pytest.fixture(scope="session")
 async def token(stores: Stores, service_keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TokenInstances]:
-    """Two token instances."""
+    """Three token instances."""
     home = tmp_path_factory.mktemp("token")
     private = rsa.generate_private_key(65537, 2048)
     url = await stores.new_database()
@@ -79,7 +79,7 @@ async def token(stores: Stores, service_keys: Keys, tmp_path_factory: pytest.Tem
         "TOKEN_ISSUER": ISSUER,
     }
     with ExitStack() as stack:
-        running = [stack.enter_context(instance("services.token", environment=environment, log=home / f"token-{n}.log")) for n in (1, 2)]
+        running = [stack.enter_context(instance("services.token", environment=environment, log=home / f"token-{n}.log")) for n in (1, 2, 3)]
         for number, (address, process) in enumerate(running, 1):
             await serving(address, process, home / f"token-{number}.log")
         channels = [grpc.aio.insecure_channel(address) for address, _ in running]

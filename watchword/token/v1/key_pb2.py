@@ -24,20 +24,50 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from watchword.options.v1 import access_pb2 as watchword_dot_options_dot_v1_dot_access__pb2
+from watchword.options.v1 import field_pb2 as watchword_dot_options_dot_v1_dot_field__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwatchword/token/v1/key.proto\x12\x12watchword.token.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a!watchword/options/v1/access.proto\"\x10\n\x0eGetJwksRequest2{\n\nKeyService\x12m\n\x07GetJwks\x12\".watchword.token.v1.GetJwksRequest\x1a\x14.google.api.HttpBody\"(\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\xda\xf5\xdd\xb7\x0c\x04\x08\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwatchword/token/v1/key.proto\x12\x12watchword.token.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\x10\n\x0eGetJwksRequest\"\xd5\x01\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.watchword.token.v1.SigningKeyState\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\"\x18\n\x16ListSigningKeysRequest\"G\n\x17ListSigningKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.watchword.token.v1.SigningKey\"8\n\x18RotateSigningKeysRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"H\n\x19RotateSigningKeysResponse\x12+\n\x03key\x18\x01 \x01(\x0b\x32\x1e.watchword.token.v1.SigningKey\"S\n\x17RevokeSigningKeyRequest\x12\x1a\n\x06key_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01\x10@\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"G\n\x18RevokeSigningKeyResponse\x12+\n\x03key\x18\x01 \x01(\x0b\x32\x1e.watchword.token.v1.SigningKey*w\n\x0fSigningKeyState\x12!\n\x1dSIGNING_KEY_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\r\n\tPUBLISHED\x10\x02\x12\n\n\x06\x41\x43TIVE\x10\x03\x12\x0c\n\x08RETIRING\x10\x04\x12\x0b\n\x07RETIRED\x10\x05\x32\x8b\x05\n\nKeyService\x12m\n\x07GetJwks\x12\".watchword.token.v1.GetJwksRequest\x1a\x14.google.api.HttpBody\"(\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\xda\xf5\xdd\xb7\x0c\x04\x08\x01\x30\x01\x12\x9f\x01\n\x0fListSigningKeys\x12*.watchword.token.v1.ListSigningKeysRequest\x1a+.watchword.token.v1.ListSigningKeysResponse\"3\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/signing-keys\xda\xf5\xdd\xb7\x0c\x15\"\x13signing-keys.manage\x12\xb1\x01\n\x11RotateSigningKeys\x12,.watchword.token.v1.RotateSigningKeysRequest\x1a-.watchword.token.v1.RotateSigningKeysResponse\"?\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/signing-keys:rotate:\x01*\xda\xf5\xdd\xb7\x0c\x17\"\x13signing-keys.manage8\x01\x12\xb7\x01\n\x10RevokeSigningKey\x12+.watchword.token.v1.RevokeSigningKeyRequest\x1a,.watchword.token.v1.RevokeSigningKeyResponse\"H\x82\xd3\xe4\x93\x02%\" /v1/signing-keys/{key_id}:revoke:\x01*\xda\xf5\xdd\xb7\x0c\x17\"\x13signing-keys.manage8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'watchword.token.v1.key_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ROTATESIGNINGKEYSREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ROTATESIGNINGKEYSREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\002 \001'
+  _globals['_REVOKESIGNINGKEYREQUEST'].fields_by_name['key_id']._loaded_options = None
+  _globals['_REVOKESIGNINGKEYREQUEST'].fields_by_name['key_id']._serialized_options = b'\342\365\335\267\014\004\010\001\020@'
+  _globals['_REVOKESIGNINGKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REVOKESIGNINGKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\002 \001'
   _globals['_KEYSERVICE'].methods_by_name['GetJwks']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['GetJwks']._serialized_options = b'\202\323\344\223\002\030\022\026/.well-known/jwks.json\332\365\335\267\014\004\010\0010\001'
-  _globals['_GETJWKSREQUEST']._serialized_start=144
-  _globals['_GETJWKSREQUEST']._serialized_end=160
-  _globals['_KEYSERVICE']._serialized_start=162
-  _globals['_KEYSERVICE']._serialized_end=285
+  _globals['_KEYSERVICE'].methods_by_name['ListSigningKeys']._loaded_options = None
+  _globals['_KEYSERVICE'].methods_by_name['ListSigningKeys']._serialized_options = b'\202\323\344\223\002\022\022\020/v1/signing-keys\332\365\335\267\014\025\"\023signing-keys.manage'
+  _globals['_KEYSERVICE'].methods_by_name['RotateSigningKeys']._loaded_options = None
+  _globals['_KEYSERVICE'].methods_by_name['RotateSigningKeys']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/signing-keys:rotate:\001*\332\365\335\267\014\027\"\023signing-keys.manage8\001'
+  _globals['_KEYSERVICE'].methods_by_name['RevokeSigningKey']._loaded_options = None
+  _globals['_KEYSERVICE'].methods_by_name['RevokeSigningKey']._serialized_options = b'\202\323\344\223\002%\" /v1/signing-keys/{key_id}:revoke:\001*\332\365\335\267\014\027\"\023signing-keys.manage8\001'
+  _globals['_SIGNINGKEYSTATE']._serialized_start=834
+  _globals['_SIGNINGKEYSTATE']._serialized_end=953
+  _globals['_GETJWKSREQUEST']._serialized_start=211
+  _globals['_GETJWKSREQUEST']._serialized_end=227
+  _globals['_SIGNINGKEY']._serialized_start=230
+  _globals['_SIGNINGKEY']._serialized_end=443
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=445
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=469
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=471
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=542
+  _globals['_ROTATESIGNINGKEYSREQUEST']._serialized_start=544
+  _globals['_ROTATESIGNINGKEYSREQUEST']._serialized_end=600
+  _globals['_ROTATESIGNINGKEYSRESPONSE']._serialized_start=602
+  _globals['_ROTATESIGNINGKEYSRESPONSE']._serialized_end=674
+  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_start=676
+  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_end=759
+  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_start=761
+  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_end=832
+  _globals['_KEYSERVICE']._serialized_start=956
+  _globals['_KEYSERVICE']._serialized_end=1607
 # @@protoc_insertion_point(module_scope)

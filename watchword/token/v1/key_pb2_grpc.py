@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class KeyServiceStub:
-    """Publishes the keys that tokens are verified with.
+    """Publishes the keys that tokens are verified with, and changes them. They sign for all tenants, so only clients of the default tenant may manage them.
     """
 
     def __init__(self, channel):
@@ -41,14 +41,51 @@ class KeyServiceStub:
                 request_serializer=watchword_dot_token_dot_v1_dot_key__pb2.GetJwksRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.ListSigningKeys = channel.unary_unary(
+                '/watchword.token.v1.KeyService/ListSigningKeys',
+                request_serializer=watchword_dot_token_dot_v1_dot_key__pb2.ListSigningKeysRequest.SerializeToString,
+                response_deserializer=watchword_dot_token_dot_v1_dot_key__pb2.ListSigningKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKeys = channel.unary_unary(
+                '/watchword.token.v1.KeyService/RotateSigningKeys',
+                request_serializer=watchword_dot_token_dot_v1_dot_key__pb2.RotateSigningKeysRequest.SerializeToString,
+                response_deserializer=watchword_dot_token_dot_v1_dot_key__pb2.RotateSigningKeysResponse.FromString,
+                _registered_method=True)
+        self.RevokeSigningKey = channel.unary_unary(
+                '/watchword.token.v1.KeyService/RevokeSigningKey',
+                request_serializer=watchword_dot_token_dot_v1_dot_key__pb2.RevokeSigningKeyRequest.SerializeToString,
+                response_deserializer=watchword_dot_token_dot_v1_dot_key__pb2.RevokeSigningKeyResponse.FromString,
+                _registered_method=True)
 
 
 class KeyServiceServicer:
-    """Publishes the keys that tokens are verified with.
+    """Publishes the keys that tokens are verified with, and changes them. They sign for all tenants, so only clients of the default tenant may manage them.
     """
 
     def GetJwks(self, request, context):
         """The RFC 7517 key set, public parts only, with Cache-Control and ETag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigningKeys(self, request, context):
+        """Lists the keys, oldest first, those that are retired for less than a day included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKeys(self, request, context):
+        """Makes the next key now. It is published at once and signs once everybody who verifies knows it, as in a scheduled rotation. While a key
+        is on its way already, answers with that one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSigningKey(self, request, context):
+        """Withdraws a key: every token that it signed is refused everywhere from now on. If it was the active one, another takes its place at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +99,21 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     request_deserializer=watchword_dot_token_dot_v1_dot_key__pb2.GetJwksRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
+            'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigningKeys,
+                    request_deserializer=watchword_dot_token_dot_v1_dot_key__pb2.ListSigningKeysRequest.FromString,
+                    response_serializer=watchword_dot_token_dot_v1_dot_key__pb2.ListSigningKeysResponse.SerializeToString,
+            ),
+            'RotateSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKeys,
+                    request_deserializer=watchword_dot_token_dot_v1_dot_key__pb2.RotateSigningKeysRequest.FromString,
+                    response_serializer=watchword_dot_token_dot_v1_dot_key__pb2.RotateSigningKeysResponse.SerializeToString,
+            ),
+            'RevokeSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSigningKey,
+                    request_deserializer=watchword_dot_token_dot_v1_dot_key__pb2.RevokeSigningKeyRequest.FromString,
+                    response_serializer=watchword_dot_token_dot_v1_dot_key__pb2.RevokeSigningKeyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'watchword.token.v1.KeyService', rpc_method_handlers)
@@ -71,7 +123,7 @@ def add_KeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyService:
-    """Publishes the keys that tokens are verified with.
+    """Publishes the keys that tokens are verified with, and changes them. They sign for all tenants, so only clients of the default tenant may manage them.
     """
 
     @staticmethod
@@ -91,6 +143,87 @@ class KeyService:
             '/watchword.token.v1.KeyService/GetJwks',
             watchword_dot_token_dot_v1_dot_key__pb2.GetJwksRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.token.v1.KeyService/ListSigningKeys',
+            watchword_dot_token_dot_v1_dot_key__pb2.ListSigningKeysRequest.SerializeToString,
+            watchword_dot_token_dot_v1_dot_key__pb2.ListSigningKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.token.v1.KeyService/RotateSigningKeys',
+            watchword_dot_token_dot_v1_dot_key__pb2.RotateSigningKeysRequest.SerializeToString,
+            watchword_dot_token_dot_v1_dot_key__pb2.RotateSigningKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.token.v1.KeyService/RevokeSigningKey',
+            watchword_dot_token_dot_v1_dot_key__pb2.RevokeSigningKeyRequest.SerializeToString,
+            watchword_dot_token_dot_v1_dot_key__pb2.RevokeSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

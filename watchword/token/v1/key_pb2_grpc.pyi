@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyServiceStub:
-    """Publishes the keys that tokens are verified with."""
+    """Publishes the keys that tokens are verified with, and changes them. They sign for all tenants, so only clients of the default tenant may manage them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,17 +36,33 @@ class KeyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> KeyServiceAsyncStub: ...
     GetJwks: _grpc.UnaryUnaryMultiCallable[_key_pb2.GetJwksRequest, _httpbody_pb2.HttpBody]
     """The RFC 7517 key set, public parts only, with Cache-Control and ETag."""
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_key_pb2.ListSigningKeysRequest, _key_pb2.ListSigningKeysResponse]
+    """Lists the keys, oldest first, those that are retired for less than a day included."""
+    RotateSigningKeys: _grpc.UnaryUnaryMultiCallable[_key_pb2.RotateSigningKeysRequest, _key_pb2.RotateSigningKeysResponse]
+    """Makes the next key now. It is published at once and signs once everybody who verifies knows it, as in a scheduled rotation. While a key
+    is on its way already, answers with that one.
+    """
+    RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.RevokeSigningKeyRequest, _key_pb2.RevokeSigningKeyResponse]
+    """Withdraws a key: every token that it signed is refused everywhere from now on. If it was the active one, another takes its place at once."""
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
-    """Publishes the keys that tokens are verified with."""
+    """Publishes the keys that tokens are verified with, and changes them. They sign for all tenants, so only clients of the default tenant may manage them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetJwks: _aio.UnaryUnaryMultiCallable[_key_pb2.GetJwksRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """The RFC 7517 key set, public parts only, with Cache-Control and ETag."""
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_key_pb2.ListSigningKeysRequest, _key_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
+    """Lists the keys, oldest first, those that are retired for less than a day included."""
+    RotateSigningKeys: _aio.UnaryUnaryMultiCallable[_key_pb2.RotateSigningKeysRequest, _key_pb2.RotateSigningKeysResponse]  # type: ignore[assignment]
+    """Makes the next key now. It is published at once and signs once everybody who verifies knows it, as in a scheduled rotation. While a key
+    is on its way already, answers with that one.
+    """
+    RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_key_pb2.RevokeSigningKeyRequest, _key_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
+    """Withdraws a key: every token that it signed is refused everywhere from now on. If it was the active one, another takes its place at once."""
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Publishes the keys that tokens are verified with."""
+    """Publishes the keys that tokens are verified with, and changes them. They sign for all tenants, so only clients of the default tenant may manage them."""
 
     @_abc_1.abstractmethod
     def GetJwks(
@@ -55,5 +71,31 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
         """The RFC 7517 key set, public parts only, with Cache-Control and ETag."""
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _key_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.ListSigningKeysResponse, _abc.Awaitable[_key_pb2.ListSigningKeysResponse]]:
+        """Lists the keys, oldest first, those that are retired for less than a day included."""
+
+    @_abc_1.abstractmethod
+    def RotateSigningKeys(
+        self,
+        request: _key_pb2.RotateSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.RotateSigningKeysResponse, _abc.Awaitable[_key_pb2.RotateSigningKeysResponse]]:
+        """Makes the next key now. It is published at once and signs once everybody who verifies knows it, as in a scheduled rotation. While a key
+        is on its way already, answers with that one.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSigningKey(
+        self,
+        request: _key_pb2.RevokeSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_key_pb2.RevokeSigningKeyResponse]]:
+        """Withdraws a key: every token that it signed is refused everywhere from now on. If it was the active one, another takes its place at once."""
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -105,6 +105,46 @@ SUBJECT_DISABLED: TokenStatus.ValueType  # 11
 """Its subject is disabled or deleted."""
 Global___TokenStatus: _TypeAlias = TokenStatus  # noqa: Y015
 
+class _RevokedKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RevokedKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevokedKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVOKED_KIND_UNSPECIFIED: _RevokedKind.ValueType  # 0
+    """Never set."""
+    REVOKED_KIND_TOKEN: _RevokedKind.ValueType  # 1
+    """One token, by its `jti`; also the tokens that it was exchanged for."""
+    REVOKED_KIND_SESSION: _RevokedKind.ValueType  # 2
+    """A session, by `sid`."""
+    REVOKED_KIND_SUBJECT: _RevokedKind.ValueType  # 3
+    """A subject, by `sub`, also where it acts for others."""
+    REVOKED_KIND_CLIENT: _RevokedKind.ValueType  # 4
+    """A client, by `client_id`, by `sub` where it acts for itself, and where it acts for others."""
+    REVOKED_KIND_TENANT: _RevokedKind.ValueType  # 5
+    """A tenant, by `tenant_id`."""
+    REVOKED_KIND_KEY: _RevokedKind.ValueType  # 6
+    """A signing key, by `kid`."""
+
+class RevokedKind(_RevokedKind, metaclass=_RevokedKindEnumTypeWrapper):
+    """What a revocation names."""
+
+REVOKED_KIND_UNSPECIFIED: RevokedKind.ValueType  # 0
+"""Never set."""
+REVOKED_KIND_TOKEN: RevokedKind.ValueType  # 1
+"""One token, by its `jti`; also the tokens that it was exchanged for."""
+REVOKED_KIND_SESSION: RevokedKind.ValueType  # 2
+"""A session, by `sid`."""
+REVOKED_KIND_SUBJECT: RevokedKind.ValueType  # 3
+"""A subject, by `sub`, also where it acts for others."""
+REVOKED_KIND_CLIENT: RevokedKind.ValueType  # 4
+"""A client, by `client_id`, by `sub` where it acts for itself, and where it acts for others."""
+REVOKED_KIND_TENANT: RevokedKind.ValueType  # 5
+"""A tenant, by `tenant_id`."""
+REVOKED_KIND_KEY: RevokedKind.ValueType  # 6
+"""A signing key, by `kid`."""
+Global___RevokedKind: _TypeAlias = RevokedKind  # noqa: Y015
+
 @_typing.final
 class Principal(_message.Message):
     """Who a token speaks for."""
@@ -120,6 +160,7 @@ class Principal(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     ACR_FIELD_NUMBER: _builtins.int
     AUTH_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """The `sub` claim: an account's or client's id."""
     tenant_id: _builtins.str
@@ -144,6 +185,10 @@ class Principal(_message.Message):
     def auth_time(self) -> _timestamp_pb2.Timestamp:
         """When the subject proved itself."""
 
+    @_builtins.property
+    def actor(self) -> Global___Actor:
+        """Who acts for the subject, in an exchanged token."""
+
     def __init__(
         self,
         *,
@@ -156,14 +201,43 @@ class Principal(_message.Message):
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         acr: _builtins.str = ...,
         auth_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: Global___Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["auth_time", b"auth_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "auth_time", b"auth_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acr", b"acr", "auth_time", b"auth_time", "client_id", b"client_id", "roles", b"roles", "scopes", b"scopes", "session_id", b"session_id", "subject", b"subject", "tenant_id", b"tenant_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acr", b"acr", "actor", b"actor", "auth_time", b"auth_time", "client_id", b"client_id", "roles", b"roles", "scopes", b"scopes", "session_id", b"session_id", "subject", b"subject", "tenant_id", b"tenant_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Principal: _TypeAlias = Principal  # noqa: Y015
+
+@_typing.final
+class Actor(_message.Message):
+    """Who acts for a subject: RFC 8693's `act`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """The acting client's id."""
+    @_builtins.property
+    def actor(self) -> Global___Actor:
+        """On whose behalf that one acts for the subject, if the token was exchanged before."""
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        actor: Global___Actor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Actor: _TypeAlias = Actor  # noqa: Y015
 
 @_typing.final
 class IssueTokenRequest(_message.Message):
@@ -388,6 +462,90 @@ class RefreshTokenResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RefreshTokenResponse: _TypeAlias = RefreshTokenResponse  # noqa: Y015
+
+@_typing.final
+class ExchangeTokenRequest(_message.Message):
+    """Trades an access token for a narrower one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_TOKEN_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_SCOPES_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    subject_token: _builtins.str
+    """The token whose subject is to be acted for: a valid access token of the client's tenant."""
+    client_id: _builtins.str
+    """The client that acts, as identity has proved it."""
+    tenant_id: _builtins.str
+    """The client's tenant."""
+    audience: _builtins.str
+    """The audience asked for. Empty means the subject token's."""
+    request_id: _builtins.str
+    """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    revision: _builtins.int
+    """The tenant's revision at which the client was found good; as in IssueTokenRequest."""
+    @_builtins.property
+    def client_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The scopes that the client may have at all; the new token's are among these and the subject token's."""
+
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The scopes asked for. Empty means all that both have."""
+
+    def __init__(
+        self,
+        *,
+        subject_token: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        client_scopes: _abc.Iterable[_builtins.str] | None = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        audience: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "client_id", b"client_id", "client_scopes", b"client_scopes", "request_id", b"request_id", "revision", b"revision", "scopes", b"scopes", "subject_token", b"subject_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTokenRequest: _TypeAlias = ExchangeTokenRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeTokenResponse(_message.Message):
+    """The narrower token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> Global___TokenSet:
+        """The token; never with a refresh token."""
+
+    @_builtins.property
+    def principal(self) -> Global___Principal:
+        """Who it speaks for, and who acts."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Global___TokenSet | None = ...,
+        principal: Global___Principal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTokenResponse: _TypeAlias = ExchangeTokenResponse  # noqa: Y015
 
 @_typing.final
 class VerifyTokenRequest(_message.Message):
@@ -663,10 +821,12 @@ class RevokeTokensRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ALL_OF_TENANT_FIELD_NUMBER: _builtins.int
     EXCEPT_SESSION_ID_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBJECT_DISABLED_FIELD_NUMBER: _builtins.int
+    ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant of what is revoked. Peers say it; for clients it must be their own or empty."""
     subject: _builtins.str
@@ -675,6 +835,8 @@ class RevokeTokensRequest(_message.Message):
     """Every token of this session."""
     client_id: _builtins.str
     """Every token that this client obtained."""
+    all_of_tenant: _builtins.bool
+    """Every token of the tenant."""
     except_session_id: _builtins.str
     """With a subject: spare this session."""
     cause: _builtins.str
@@ -683,6 +845,12 @@ class RevokeTokensRequest(_message.Message):
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
     subject_disabled: _builtins.bool
     """With a subject: the subject is disabled or deleted; its tokens answer SUBJECT_DISABLED."""
+    @_builtins.property
+    def issued_before(self) -> _timestamp_pb2.Timestamp:
+        """With a subject, a client or the tenant: only tokens issued before this time, and sessions opened before it. It must not lie in the future.
+        Unset means all tokens issued until now.
+        """
+
     def __init__(
         self,
         *,
@@ -690,16 +858,18 @@ class RevokeTokensRequest(_message.Message):
         subject: _builtins.str = ...,
         session_id: _builtins.str = ...,
         client_id: _builtins.str = ...,
+        all_of_tenant: _builtins.bool = ...,
         except_session_id: _builtins.str = ...,
         cause: _builtins.str = ...,
         request_id: _builtins.str = ...,
         subject_disabled: _builtins.bool = ...,
+        issued_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "session_id", b"session_id", "subject", b"subject", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of_tenant", b"all_of_tenant", "client_id", b"client_id", "issued_before", b"issued_before", "session_id", b"session_id", "subject", b"subject", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "client_id", b"client_id", "except_session_id", b"except_session_id", "request_id", b"request_id", "session_id", b"session_id", "subject", b"subject", "subject_disabled", b"subject_disabled", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of_tenant", b"all_of_tenant", "cause", b"cause", "client_id", b"client_id", "except_session_id", b"except_session_id", "issued_before", b"issued_before", "request_id", b"request_id", "session_id", b"session_id", "subject", b"subject", "subject_disabled", b"subject_disabled", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["subject", "session_id", "client_id"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["subject", "session_id", "client_id", "all_of_tenant"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -726,3 +896,161 @@ class RevokeTokensResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeTokensResponse: _TypeAlias = RevokeTokensResponse  # noqa: Y015
+
+@_typing.final
+class WatchRevocationsRequest(_message.Message):
+    """Opens the stream, and later says what the caller holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    KEY_IDS_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """In the first message: the last cursor that the caller has applied, to go on from there. Empty, or one that is not known any more: the stream
+    begins with a reset and all that is revoked.
+    """
+    @_builtins.property
+    def key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The `kid` of every key that the caller can verify with now. Send it first, and again after each key set. A new key signs nothing before those
+        who verify have reported it, within limits.
+        """
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        key_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "key_ids", b"key_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRevocationsRequest: _TypeAlias = WatchRevocationsRequest  # noqa: Y015
+
+@_typing.final
+class WatchRevocationsResponse(_message.Message):
+    """One step of the stream. Apply all of it, then keep the cursor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESET_FIELD_NUMBER: _builtins.int
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
+    JWKS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    reset: _builtins.bool
+    """Forget every revocation that was streamed before; the snapshot follows."""
+    jwks: _builtins.str
+    """The RFC 7517 key set as JSON, when it is new to the stream: the first message carries it. Tokens of keys that are not in it are refused."""
+    cursor: _builtins.str
+    """Where to go on from after this message."""
+    @_builtins.property
+    def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revocation]:
+        """What is revoked: add it to what you hold. A revocation may come twice, and never comes to refuse less."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """Set once everything that was revoked before the stream began, and on each checkpoint after it."""
+
+    def __init__(
+        self,
+        *,
+        reset: _builtins.bool = ...,
+        revocations: _abc.Iterable[Global___Revocation] | None = ...,
+        jwks: _builtins.str = ...,
+        checkpoint: Global___Checkpoint | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cursor", b"cursor", "jwks", b"jwks", "reset", b"reset", "revocations", b"revocations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRevocationsResponse: _TypeAlias = WatchRevocationsResponse  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """"Everything that was acknowledged until then is in what you were sent." """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ELAPSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """When that was, counted from the arrival of the caller's first message by the server's monotonic clock. So a caller that noted when it sent that
+        message knows how stale it is at most, without comparing clocks.
+        """
+
+    def __init__(
+        self,
+        *,
+        elapsed: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class Revocation(_message.Message):
+    """One revocation. Tokens, sessions and keys are refused outright; of subjects, clients and tenants, tokens for which one of the conditions holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SPARED_REVISION_FIELD_NUMBER: _builtins.int
+    SPARED_SESSION_ID_FIELD_NUMBER: _builtins.int
+    ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
+    SUBJECT_DISABLED_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    kind: Global___RevokedKind.ValueType
+    """What is named."""
+    tenant_id: _builtins.str
+    """The tenant; nil (all zeros) for keys, which sign for all tenants."""
+    key: _builtins.str
+    """The id; of a key, a UUID made of the first 16 bytes of the SHA-256 of its `kid`."""
+    revision: _builtins.int
+    """Refuses tokens whose `rev` is smaller."""
+    spared_revision: _builtins.int
+    """Refuses tokens whose `rev` is smaller, but those of the spared session."""
+    spared_session_id: _builtins.str
+    """That session."""
+    subject_disabled: _builtins.bool
+    """The subject is disabled or deleted."""
+    @_builtins.property
+    def issued_before(self) -> _timestamp_pb2.Timestamp:
+        """Refuses tokens whose `iat` is smaller."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When no token can be concerned any more: forget it then."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___RevokedKind.ValueType = ...,
+        tenant_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        spared_revision: _builtins.int = ...,
+        spared_session_id: _builtins.str = ...,
+        issued_before: _timestamp_pb2.Timestamp | None = ...,
+        subject_disabled: _builtins.bool = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "issued_before", b"issued_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "issued_before", b"issued_before", "key", b"key", "kind", b"kind", "revision", b"revision", "spared_revision", b"spared_revision", "spared_session_id", b"spared_session_id", "subject_disabled", b"subject_disabled", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revocation: _TypeAlias = Revocation  # noqa: Y015

@@ -45,6 +45,11 @@ class TokenServiceStub:
                 request_serializer=watchword_dot_token_dot_v1_dot_token__pb2.RefreshTokenRequest.SerializeToString,
                 response_deserializer=watchword_dot_token_dot_v1_dot_token__pb2.RefreshTokenResponse.FromString,
                 _registered_method=True)
+        self.ExchangeToken = channel.unary_unary(
+                '/watchword.token.v1.TokenService/ExchangeToken',
+                request_serializer=watchword_dot_token_dot_v1_dot_token__pb2.ExchangeTokenRequest.SerializeToString,
+                response_deserializer=watchword_dot_token_dot_v1_dot_token__pb2.ExchangeTokenResponse.FromString,
+                _registered_method=True)
         self.VerifyToken = channel.unary_unary(
                 '/watchword.token.v1.TokenService/VerifyToken',
                 request_serializer=watchword_dot_token_dot_v1_dot_token__pb2.VerifyTokenRequest.SerializeToString,
@@ -70,6 +75,11 @@ class TokenServiceStub:
                 request_serializer=watchword_dot_token_dot_v1_dot_token__pb2.RevokeTokensRequest.SerializeToString,
                 response_deserializer=watchword_dot_token_dot_v1_dot_token__pb2.RevokeTokensResponse.FromString,
                 _registered_method=True)
+        self.WatchRevocations = channel.stream_stream(
+                '/watchword.token.v1.TokenService/WatchRevocations',
+                request_serializer=watchword_dot_token_dot_v1_dot_token__pb2.WatchRevocationsRequest.SerializeToString,
+                response_deserializer=watchword_dot_token_dot_v1_dot_token__pb2.WatchRevocationsResponse.FromString,
+                _registered_method=True)
 
 
 class TokenServiceServicer:
@@ -85,6 +95,14 @@ class TokenServiceServicer:
 
     def RefreshToken(self, request, context):
         """Redeems a refresh token, once, for its successor and a new access token. A second use ends the session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExchangeToken(self, request, context):
+        """Trades an access token for a narrower one that an OAuth client may act with for the token's subject (RFC 8693). Only identity, which has
+        checked the client, may ask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +143,14 @@ class TokenServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRevocations(self, request_iterator, context):
+        """Streams what is revoked in the caller's tenant, and the key set, to those who verify tokens by themselves. First whatever the cursor does not
+        cover, then each change as it happens, and a checkpoint at least every second. The caller reports the keys that it holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TokenServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -137,6 +163,11 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.RefreshToken,
                     request_deserializer=watchword_dot_token_dot_v1_dot_token__pb2.RefreshTokenRequest.FromString,
                     response_serializer=watchword_dot_token_dot_v1_dot_token__pb2.RefreshTokenResponse.SerializeToString,
+            ),
+            'ExchangeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeToken,
+                    request_deserializer=watchword_dot_token_dot_v1_dot_token__pb2.ExchangeTokenRequest.FromString,
+                    response_serializer=watchword_dot_token_dot_v1_dot_token__pb2.ExchangeTokenResponse.SerializeToString,
             ),
             'VerifyToken': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyToken,
@@ -162,6 +193,11 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.RevokeTokens,
                     request_deserializer=watchword_dot_token_dot_v1_dot_token__pb2.RevokeTokensRequest.FromString,
                     response_serializer=watchword_dot_token_dot_v1_dot_token__pb2.RevokeTokensResponse.SerializeToString,
+            ),
+            'WatchRevocations': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchRevocations,
+                    request_deserializer=watchword_dot_token_dot_v1_dot_token__pb2.WatchRevocationsRequest.FromString,
+                    response_serializer=watchword_dot_token_dot_v1_dot_token__pb2.WatchRevocationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +255,33 @@ class TokenService:
             '/watchword.token.v1.TokenService/RefreshToken',
             watchword_dot_token_dot_v1_dot_token__pb2.RefreshTokenRequest.SerializeToString,
             watchword_dot_token_dot_v1_dot_token__pb2.RefreshTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.token.v1.TokenService/ExchangeToken',
+            watchword_dot_token_dot_v1_dot_token__pb2.ExchangeTokenRequest.SerializeToString,
+            watchword_dot_token_dot_v1_dot_token__pb2.ExchangeTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -354,6 +417,33 @@ class TokenService:
             '/watchword.token.v1.TokenService/RevokeTokens',
             watchword_dot_token_dot_v1_dot_token__pb2.RevokeTokensRequest.SerializeToString,
             watchword_dot_token_dot_v1_dot_token__pb2.RevokeTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevocations(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/watchword.token.v1.TokenService/WatchRevocations',
+            watchword_dot_token_dot_v1_dot_token__pb2.WatchRevocationsRequest.SerializeToString,
+            watchword_dot_token_dot_v1_dot_token__pb2.WatchRevocationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class TokenServiceStub:
     """Opens a session and issues its first tokens. Only identity, which has checked the credential, may ask."""
     RefreshToken: _grpc.UnaryUnaryMultiCallable[_token_pb2.RefreshTokenRequest, _token_pb2.RefreshTokenResponse]
     """Redeems a refresh token, once, for its successor and a new access token. A second use ends the session."""
+    ExchangeToken: _grpc.UnaryUnaryMultiCallable[_token_pb2.ExchangeTokenRequest, _token_pb2.ExchangeTokenResponse]
+    """Trades an access token for a narrower one that an OAuth client may act with for the token's subject (RFC 8693). Only identity, which has
+    checked the client, may ask.
+    """
     VerifyToken: _grpc.UnaryUnaryMultiCallable[_token_pb2.VerifyTokenRequest, _token_pb2.VerifyTokenResponse]
     """Says whether an access token is valid now. An invalid token is a normal answer. Session tokens carry the scope it needs."""
     BatchVerifyTokens: _grpc.UnaryUnaryMultiCallable[_token_pb2.BatchVerifyTokensRequest, _token_pb2.BatchVerifyTokensResponse]
@@ -47,6 +51,10 @@ class TokenServiceStub:
     """Revokes one token. An access token alone; with a refresh token, its whole session. Callers may revoke tokens of their own subject or client."""
     RevokeTokens: _grpc.UnaryUnaryMultiCallable[_token_pb2.RevokeTokensRequest, _token_pb2.RevokeTokensResponse]
     """Revokes every token of a subject, a session or a client that was issued until now."""
+    WatchRevocations: _grpc.StreamStreamMultiCallable[_token_pb2.WatchRevocationsRequest, _token_pb2.WatchRevocationsResponse]
+    """Streams what is revoked in the caller's tenant, and the key set, to those who verify tokens by themselves. First whatever the cursor does not
+    cover, then each change as it happens, and a checkpoint at least every second. The caller reports the keys that it holds.
+    """
 
 @_typing.type_check_only
 class TokenServiceAsyncStub(TokenServiceStub):
@@ -57,6 +65,10 @@ class TokenServiceAsyncStub(TokenServiceStub):
     """Opens a session and issues its first tokens. Only identity, which has checked the credential, may ask."""
     RefreshToken: _aio.UnaryUnaryMultiCallable[_token_pb2.RefreshTokenRequest, _token_pb2.RefreshTokenResponse]  # type: ignore[assignment]
     """Redeems a refresh token, once, for its successor and a new access token. A second use ends the session."""
+    ExchangeToken: _aio.UnaryUnaryMultiCallable[_token_pb2.ExchangeTokenRequest, _token_pb2.ExchangeTokenResponse]  # type: ignore[assignment]
+    """Trades an access token for a narrower one that an OAuth client may act with for the token's subject (RFC 8693). Only identity, which has
+    checked the client, may ask.
+    """
     VerifyToken: _aio.UnaryUnaryMultiCallable[_token_pb2.VerifyTokenRequest, _token_pb2.VerifyTokenResponse]  # type: ignore[assignment]
     """Says whether an access token is valid now. An invalid token is a normal answer. Session tokens carry the scope it needs."""
     BatchVerifyTokens: _aio.UnaryUnaryMultiCallable[_token_pb2.BatchVerifyTokensRequest, _token_pb2.BatchVerifyTokensResponse]  # type: ignore[assignment]
@@ -67,6 +79,10 @@ class TokenServiceAsyncStub(TokenServiceStub):
     """Revokes one token. An access token alone; with a refresh token, its whole session. Callers may revoke tokens of their own subject or client."""
     RevokeTokens: _aio.UnaryUnaryMultiCallable[_token_pb2.RevokeTokensRequest, _token_pb2.RevokeTokensResponse]  # type: ignore[assignment]
     """Revokes every token of a subject, a session or a client that was issued until now."""
+    WatchRevocations: _aio.StreamStreamMultiCallable[_token_pb2.WatchRevocationsRequest, _token_pb2.WatchRevocationsResponse]  # type: ignore[assignment]
+    """Streams what is revoked in the caller's tenant, and the key set, to those who verify tokens by themselves. First whatever the cursor does not
+    cover, then each change as it happens, and a checkpoint at least every second. The caller reports the keys that it holds.
+    """
 
 class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
     """Issues RFC 9068 access tokens with opaque refresh tokens, says whether a token is valid now, and revokes."""
@@ -86,6 +102,16 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_token_pb2.RefreshTokenResponse, _abc.Awaitable[_token_pb2.RefreshTokenResponse]]:
         """Redeems a refresh token, once, for its successor and a new access token. A second use ends the session."""
+
+    @_abc_1.abstractmethod
+    def ExchangeToken(
+        self,
+        request: _token_pb2.ExchangeTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_token_pb2.ExchangeTokenResponse, _abc.Awaitable[_token_pb2.ExchangeTokenResponse]]:
+        """Trades an access token for a narrower one that an OAuth client may act with for the token's subject (RFC 8693). Only identity, which has
+        checked the client, may ask.
+        """
 
     @_abc_1.abstractmethod
     def VerifyToken(
@@ -126,5 +152,15 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_token_pb2.RevokeTokensResponse, _abc.Awaitable[_token_pb2.RevokeTokensResponse]]:
         """Revokes every token of a subject, a session or a client that was issued until now."""
+
+    @_abc_1.abstractmethod
+    def WatchRevocations(
+        self,
+        request_iterator: _MaybeAsyncIterator[_token_pb2.WatchRevocationsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_token_pb2.WatchRevocationsResponse], _abc.AsyncIterator[_token_pb2.WatchRevocationsResponse]]:
+        """Streams what is revoked in the caller's tenant, and the key set, to those who verify tokens by themselves. First whatever the cursor does not
+        cover, then each change as it happens, and a checkpoint at least every second. The caller reports the keys that it holds.
+        """
 
 def add_TokenServiceServicer_to_server(servicer: TokenServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,12 +14,15 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 MAX_TOKEN_BYTES = 8192  # read; 4096 are written
+MAX_EXCHANGES = 4  # times that a token may be exchanged for a narrower one
 MAX_SECONDS = 253_402_300_799  # the end of year 9999
 MAX_REVISION = 2**63 - 1  # a bigint of Postgres
 TYPES = frozenset({"at+jwt", "application/at+jwt"})  # RFC 9068 section 4; media types ignore case
 LOGIN_CLIENT = "watchword"  # the client_id (which RFC 9068 requires) of the suite's own login
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER = frozenset({"alg", "kid", "typ"})
+_CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "jti", "client_id", "tenant_id", "sub_type", "rev", "auth_time"})
+_MAY_CLAIM = _CLAIMS | {"sid", "scope", "roles", "acr", "act", "parents"}
 
 
 class Malformed(Exception):
@@ -60,6 +63,8 @@ class Claims:
     roles: tuple[str, ...] = ()
     auth_time: int = 0
     acr: str = ""
+    actors: tuple[UUID, ...] = ()  # who acts for the subject, the present one first (RFC 8693 `act`)
+    parents: tuple[UUID, ...] = ()  # the tokens that this one was exchanged from: revoking one of them revokes it
 
 
 def split(token: str) -> tuple[Header, bytes, bytes, bytes]:
@@ -76,6 +81,10 @@ def split(token: str) -> tuple[Header, bytes, bytes, bytes]:
 def parse(body: bytes) -> Claims:
     """Return the claims of a payload whose signature was verified. Raises Malformed."""
     claims = _object(body)
+    if not _CLAIMS <= claims.keys() <= _MAY_CLAIM:
+        # Whoever signs for us means something by every member, and it may be a limit: `nbf`, `cnf`, or one of a later release, which therefore
+        # reads a new member a release before it writes one.
+        raise Malformed
     client = _text(claims, "client_id")
     return Claims(
         iss=_text(claims, "iss"),
@@ -89,10 +98,12 @@ def parse(body: bytes) -> Claims:
         rev=_whole(claims, "rev", MAX_REVISION),
         client_id=None if client == LOGIN_CLIENT else _as_uuid(client),
         sid=_uuid(claims, "sid") if "sid" in claims else None,
-        scope=tuple(_text(claims, "scope").split(" ")) if claims.get("scope") else (),
+        scope=_scope(_text(claims, "scope")) if "scope" in claims else (),
         roles=_texts(claims.get("roles", [])),
         auth_time=_seconds(claims, "auth_time"),
         acr=_text(claims, "acr") if "acr" in claims else "",
+        actors=_actors(claims["act"]) if "act" in claims else (),
+        parents=tuple(_as_uuid(text) for text in _texts(claims.get("parents", []), MAX_EXCHANGES)),
     )
 
 
@@ -111,9 +122,22 @@ def render(claims: Claims) -> bytes:
         "rev": claims.rev,
         "auth_time": claims.auth_time,
     }
-    optional = {"sid": claims.sid and str(claims.sid), "scope": " ".join(claims.scope), "roles": list(claims.roles), "acr": claims.acr}
+    optional: dict[str, Any] = {
+        "sid": claims.sid and str(claims.sid),
+        "scope": " ".join(claims.scope),
+        "roles": list(claims.roles),
+        "acr": claims.acr,
+    }
+    optional |= {"act": _act(claims.actors), "parents": [str(parent) for parent in claims.parents]}
     members.update({name: value for name, value in optional.items() if value})
     return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _act(actors: tuple[UUID, ...]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for actor in reversed(actors):
+        nested = {"sub": str(actor), **({"act": nested} if nested else {})}
+    return nested
 
 
 def encode_segment(raw: bytes) -> str:
@@ -177,8 +201,22 @@ def _string(value: Any) -> str:
     return value
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    if type(value) is not list:
+def _scope(text: str) -> tuple[str, ...]:
+    """RFC 6749 section 3.3: tokens with one space between two of them."""
+    scopes = tuple(text.split(" "))
+    if "" in scopes:
+        raise Malformed
+    return scopes
+
+
+def _actors(act: Any, depth: int = 1) -> tuple[UUID, ...]:
+    if type(act) is not dict or not act.keys() <= {"sub", "act"} or depth > MAX_EXCHANGES:
+        raise Malformed
+    return (_uuid(act, "sub"), *(_actors(act["act"], depth + 1) if "act" in act else ()))
+
+
+def _texts(value: Any, at_most: int = MAX_TOKEN_BYTES) -> tuple[str, ...]:
+    if type(value) is not list or len(value) > at_most:
         raise Malformed
     return tuple(_string(item) for item in value)
 

@@ -1,0 +1,136 @@
+"""The Redis half of coherence: one context's log of changes, and the leases of the instances that follow it.
+
+One hash holds the state: an epoch (a random name), the number of the last change, and each instance's lease. It is one key, so that eviction takes
+all or nothing. A stream holds the changes, numbered densely, so that a reader sees what it missed. An epoch belongs to one run of one server: a
+restart, a failover, a flush and an eviction all begin a new one, and whatever belonged to the former counts no more. No clock of Redis is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from services.chassis.redis import Redis, RedisDown, Script
+
+LOG_LENGTH = 10_000  # changes kept; who is further behind loads a snapshot
+
+_OPEN = """
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local kind, log = redis.call('TYPE', KEYS[1]).ok, redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'hash' or (log ~= 'stream' and log ~= 'none') or redis.call('HGET', KEYS[1], 'run') ~= run then
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'run', run, 'seq', 0, 'turn', 0)
+end
+local epoch, seq = redis.call('HGET', KEYS[1], 'epoch'), tonumber(redis.call('HGET', KEYS[1], 'seq'))
+local function standing(granted)
+  local reply, all = {granted, epoch, seq}, redis.call('HGETALL', KEYS[1])
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, 6) == 'lease:' then
+      reply[#reply + 1] = string.sub(all[i], 7)
+      reply[#reply + 1] = all[i + 1]
+    end
+  end
+  return reply
+end
+"""
+_STANDING = Script(f"{_OPEN} return standing(0)")
+_PUBLISH = Script(f"""{_OPEN}
+for i = 3, #ARGV do
+  seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], string.format('%.0f-0', seq), 'change', ARGV[i])
+end
+return standing(0)
+""")
+# An instance without a lease gets one only if nothing is left to apply. One with a lease keeps it while it lags, but must have applied what was
+# there when it last renewed: so a reader that is stuck loses its lease, and writers do not wait for it for ever.
+_RENEW = Script(f"""{_OPEN}
+local name, applied = 'lease:' .. ARGV[2], tonumber(ARGV[4])
+if epoch ~= ARGV[3] then return standing(0) end
+local lease = redis.call('HGET', KEYS[1], name)
+local due = lease and tonumber(string.match(lease, ':(%d+)$')) or seq
+if applied < due then return standing(0) end
+local turn = redis.call('HINCRBY', KEYS[1], 'turn', 1)
+redis.call('HSET', KEYS[1], name, string.format('%.0f:%.0f:%.0f', turn, applied, seq))
+return standing(1)
+""")
+_EXPEL = Script(f"""{_OPEN}
+local lease = redis.call('HGET', KEYS[1], 'lease:' .. ARGV[3])
+if epoch == ARGV[2] and lease and string.match(lease, '^%d+') == ARGV[4] then redis.call('HDEL', KEYS[1], 'lease:' .. ARGV[3]) end
+return standing(0)
+""")
+_LEAVE = Script("redis.call('HDEL', KEYS[1], 'lease:' .. ARGV[1])")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One instance's lease. `turn` is new with each renewal, and never comes again in its epoch."""
+
+    turn: str
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a script saw: the epoch, the number of the last change, and all leases."""
+
+    granted: bool
+    epoch: str
+    seq: int
+    leases: Mapping[str, Lease] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A change and its number."""
+
+    seq: int
+    change: str
+
+
+class LeaseLog:
+    """Every command that coherence gives to Redis. Every method raises RedisDown."""
+
+    def __init__(self, redis: Redis, name: str) -> None:
+        self._redis = redis
+        self._keys = (f"watchword:{{{name}}}:state", f"watchword:{{{name}}}:log")  # braces: one slot of a cluster
+
+    async def standing(self) -> Standing:
+        """Return how things stand; begin an epoch if there is none."""
+        return await self._run(_STANDING)
+
+    async def publish(self, changes: Sequence[str]) -> Standing:
+        """Append changes. The last one's number is the standing's `seq`."""
+        return await self._run(_PUBLISH, LOG_LENGTH, *changes)
+
+    async def renew(self, instance: str, epoch: str, applied: int) -> Standing:
+        """Take or renew a lease for an instance that has applied everything up to `applied` of `epoch`; see whether it was granted."""
+        return await self._run(_RENEW, instance, epoch, applied)
+
+    async def expel(self, epoch: str, instance: str, turn: str) -> Standing:
+        """Take away a lease, unless it was renewed since `turn`."""
+        return await self._run(_EXPEL, epoch, instance, turn)
+
+    async def leave(self, instance: str) -> None:
+        """Give up a lease."""
+        await self._redis.run(_LEAVE, self._keys[:1], (instance,))
+
+    async def read(self, after: int, *, wait: float) -> list[Entry]:
+        """Return the changes after number `after`, waiting up to `wait` seconds for the first."""
+        reply = await self._redis.call("XREAD", "BLOCK", max(1, int(wait * 1000)), "STREAMS", self._keys[1], f"{after}-0", wait=wait)
+        try:
+            return [Entry(int(number.partition("-")[0]), fields["change"]) for _, entries in _pairs(reply) for number, fields in entries]
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise RedisDown from error  # a foreign hand wrote there
+
+    async def _run(self, script: Script, *args: Any) -> Standing:
+        reply = await self._redis.run(script, self._keys, (uuid4().hex, *args))
+        try:
+            granted, epoch, seq, *flat = reply
+            leases = {name: Lease(text.split(":")[0], int(text.split(":")[1])) for name, text in zip(flat[::2], flat[1::2], strict=True)}
+            return Standing(bool(granted), epoch, int(seq), leases)
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            raise RedisDown from error
+
+
+def _pairs(reply: Any) -> list[Any]:
+    return list(reply.items() if isinstance(reply, dict) else reply or ())

@@ -1,0 +1,101 @@
+"""Protobuf messages of tokens, from the domain and to it."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.chassis.call import Caller
+from services.token.sessions import Redemption, Tokens
+from services.token.verifier import Answer, Question, Verdict
+from watchword.token.v1 import token_pb2
+from watchword.tokens import Claims, SubjectKind
+
+KINDS = {token_pb2.PRINCIPAL_TYPE_USER: SubjectKind.USER, token_pb2.PRINCIPAL_TYPE_CLIENT: SubjectKind.CLIENT}
+TYPES = {kind: number for number, kind in KINDS.items()}
+STATUSES = {verdict: token_pb2.TokenStatus.Value(verdict.value) for verdict in Verdict}
+NEVER = Duration()
+
+
+def question_of(request: token_pb2.VerifyTokenRequest) -> Question:
+    """Return what is asked."""
+    return Question(request.token, request.audience, tuple(request.required_scopes))
+
+
+def verdict_of(answer: Answer, caller: Caller) -> token_pb2.VerifyTokenResponse:
+    """Return an answer as `caller` may see it. A token of another tenant is as unknown to a caller as one signed by somebody else."""
+    if answer.tenant_id is not None and not may_see(caller, answer.tenant_id):
+        return token_pb2.VerifyTokenResponse(status=token_pb2.UNKNOWN_KEY)
+    claims = answer.claims
+    if claims is None:
+        return token_pb2.VerifyTokenResponse(status=STATUSES[answer.verdict])
+    return token_pb2.VerifyTokenResponse(
+        status=STATUSES[answer.verdict],
+        principal=principal_of(claims),
+        expire_time=timestamp(claims.exp),
+        cacheable_for=NEVER,
+        token_id=str(claims.jti),
+    )
+
+
+def may_see(caller: Caller, tenant_id: UUID | None) -> bool:
+    """Whether `caller` may know what becomes of a tenant's tokens."""
+    return caller.is_peer or caller.tenant_id == tenant_id
+
+
+def principal_of(claims: Claims) -> token_pb2.Principal:
+    """Return who a token speaks for."""
+    return token_pb2.Principal(
+        subject=str(claims.sub),
+        tenant_id=str(claims.tenant_id),
+        client_id=str(claims.client_id or ""),
+        session_id=str(claims.sid or ""),
+        type=TYPES[claims.kind],
+        roles=claims.roles,
+        scopes=claims.scope,
+        acr=claims.acr,
+        auth_time=timestamp(claims.auth_time),
+        actor=_actor(claims.actors),
+    )
+
+
+def _actor(actors: Sequence[UUID]) -> token_pb2.Actor | None:
+    return token_pb2.Actor(subject=str(actors[0]), actor=_actor(actors[1:])) if actors else None
+
+
+def redeemer_of(redemption: Redemption) -> token_pb2.Principal:
+    """Return who redeemed tokens speak for."""
+    return token_pb2.Principal(
+        subject=str(redemption.subject),
+        tenant_id=str(redemption.tenant_id),
+        client_id=str(redemption.client_id or ""),
+        session_id=str(redemption.tokens.session_id),
+        type=TYPES[SubjectKind.CLIENT if redemption.is_client else SubjectKind.USER],
+        roles=redemption.roles,
+        scopes=redemption.tokens.scopes,
+        acr=redemption.acr,
+        auth_time=timestamp(int(redemption.auth_time.timestamp())),
+    )
+
+
+def tokens_of(tokens: Tokens) -> token_pb2.TokenSet:
+    """Return tokens in the words of RFC 6749."""
+    return token_pb2.TokenSet(
+        access_token=tokens.access_token,
+        token_type="Bearer",  # noqa: S106
+        expires_in=tokens.expires_in,
+        refresh_token=tokens.refresh_token,
+        scope=" ".join(tokens.scopes),
+        session_id=str(tokens.session_id or ""),
+    )
+
+
+def optional(text: str) -> UUID | None:
+    """Return an id, or None if none was given."""
+    return UUID(text) if text else None
+
+
+def timestamp(seconds: int) -> Timestamp:
+    """Return an instant given in seconds since 1970."""
+    return Timestamp(seconds=seconds)

@@ -1,0 +1,40 @@
+"""What a token instance holds in memory: every live revocation, and the ring of keys."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from services.chassis.clock import Clock
+from services.token import notices
+from services.token.keys import KeyRing
+from services.token.revocations import Revocation
+from services.token.revoked import Revoked
+
+if TYPE_CHECKING:
+    from services.token.store.revocations import RevocationStore
+
+Follower = Callable[[Revocation], None]
+
+
+class TokenReplica:
+    """Keeps memory true to Postgres and to what other instances tell."""
+
+    def __init__(self, store: "RevocationStore", memory: Revoked, ring: KeyRing, clock: Clock) -> None:
+        self._store = store
+        self._memory = memory
+        self._ring = ring
+        self._clock = clock
+
+    async def load(self) -> None:
+        """Read all live revocations and keys. Memory only grows, so what it holds already may stay."""
+        async for page in self._store.list_live(self._clock.now()):
+            for revocation in page:
+                self._memory.add(revocation)
+        await self._ring.load()
+
+    def apply(self, change: str) -> None:
+        """Apply what an instance told. Raises ValueError for what no instance wrote."""
+        notice = notices.decode(change)
+        if isinstance(notice, Revocation):
+            self._memory.add(notice)
+        else:
+            self._ring.apply(notice)

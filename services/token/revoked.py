@@ -1,0 +1,139 @@
+"""Live revocations in memory: a million in some 45 MB, found in well under a microsecond each.
+
+A Python dict would take three times that. So each revocation is a record of 34 bytes: 21 that name it (key, tenant, kind), then expiry, revision,
+and whether the subject is disabled. Records lie end to end in 65,536 shards, chosen by the key's last two bytes, which are random in every UUID that
+is made here. The few that spare a session, or go by time of issue, are kept whole beside them. What is held only grows until it expires, so changes
+may be applied twice and in any order.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+from services.token.revocations import Name, Revocation, RevokedKind
+
+SHARDS = 1 << 16
+_VALUES = struct.Struct("<IQ?")  # expiry in seconds since 1970, revision, is_disabled
+_NAME_BYTES = 21
+_RECORD_BYTES = _NAME_BYTES + _VALUES.size
+_KINDS = {kind: bytes([number]) for number, kind in enumerate(RevokedKind)}
+_BY_NUMBER = list(RevokedKind)
+
+
+class Revoked:
+    """The revocations that an instance holds. `version` moves with each one that is added."""
+
+    def __init__(self) -> None:
+        self._shards: list[bytes] = [b""] * SHARDS
+        self._whole: dict[Name, Revocation] = {}
+        self._tenants: dict[UUID, bytes] = {}
+        self._swept = 0
+        self.version = 0
+        self.count = 0
+
+    def add(self, revocation: Revocation) -> None:
+        """Hold a revocation until it expires. Of several about the same thing, the one that refuses most is kept."""
+        self.version += 1
+        if not revocation.is_plain:
+            self._add_whole(revocation)
+            return
+        name = self._name(revocation.kind, self._number(revocation.tenant_id), revocation.key)
+        index = _shard_of(revocation.key)
+        shard = self._shards[index]
+        at = _find(shard, name)
+        expiry, revision = int(revocation.expire_time.timestamp()) + 1, revocation.revision
+        if at < 0:
+            self._shards[index] = shard + name + _VALUES.pack(expiry, revision, revocation.is_disabled)
+            self.count += 1
+            return
+        known_expiry, known_revision, was_disabled = _VALUES.unpack_from(shard, at + _NAME_BYTES)
+        is_disabled = revocation.is_disabled if revision >= known_revision else was_disabled
+        values = _VALUES.pack(max(expiry, known_expiry), max(revision, known_revision), is_disabled)
+        self._shards[index] = shard[: at + _NAME_BYTES] + values + shard[at + _RECORD_BYTES :]
+
+    def find_all(self, names: Iterable[Name]) -> Iterator[Revocation]:
+        """Yield what is held under any of `names`."""
+        for kind, tenant_id, key in names:
+            if self._whole and (whole := self._whole.get((kind, tenant_id, key))) is not None:
+                yield whole
+            shard = self._shards[_shard_of(key)]
+            if not shard or (number := self._tenants.get(tenant_id)) is None:
+                continue
+            at = _find(shard, self._name(kind, number, key))
+            if at >= 0:
+                yield _record(shard, at, tenant_id)
+
+    def of_tenants(self, tenant_ids: frozenset[UUID] | None) -> Iterator[Revocation]:
+        """Yield what is held of some tenants, or of all. What is added meanwhile may be among it or not."""
+        yield from [whole for whole in self._whole.values() if tenant_ids is None or whole.tenant_id in tenant_ids]
+        wanted = {number: tenant_id for tenant_id, number in self._tenants.items() if tenant_ids is None or tenant_id in tenant_ids}
+        for index in range(SHARDS):
+            shard = self._shards[index]
+            for at in range(0, len(shard), _RECORD_BYTES):
+                tenant_id = wanted.get(shard[at + 16 : at + 20])
+                if tenant_id is not None:
+                    yield _record(shard, at, tenant_id)
+
+    def sweep(self, now: float, shards: int = SHARDS) -> None:
+        """Forget what has expired by `now` (seconds since 1970), in that many shards, going on where the last sweep ended."""
+        for name in [name for name, whole in self._whole.items() if whole.expire_time.timestamp() < now]:
+            del self._whole[name]
+            self.count -= 1
+        for _ in range(shards):
+            self._sweep_shard(self._swept, now)
+            self._swept = (self._swept + 1) % SHARDS
+
+    def _sweep_shard(self, index: int, now: float) -> None:
+        shard = self._shards[index]
+        starts = range(0, len(shard), _RECORD_BYTES)
+        live = [at for at in starts if _VALUES.unpack_from(shard, at + _NAME_BYTES)[0] >= now]
+        if len(live) < len(starts):
+            self._shards[index] = b"".join(shard[at : at + _RECORD_BYTES] for at in live)
+            self.count -= len(starts) - len(live)
+
+    def _add_whole(self, revocation: Revocation) -> None:
+        name = (revocation.kind, revocation.tenant_id, revocation.key)
+        known = self._whole.get(name)
+        if known is None:
+            self.count += 1
+        if known is None or _strength(known) <= _strength(revocation):
+            self._whole[name] = revocation
+
+    def _number(self, tenant_id: UUID) -> bytes:
+        number = self._tenants.get(tenant_id)
+        if number is None:
+            number = self._tenants[tenant_id] = len(self._tenants).to_bytes(4, "little")
+        return number
+
+    @staticmethod
+    def _name(kind: RevokedKind, tenant: bytes, key: UUID) -> bytes:
+        return key.bytes + tenant + _KINDS[kind]
+
+
+def _shard_of(key: UUID) -> int:
+    return key.int & 0xFFFF
+
+
+def _find(shard: bytes, name: bytes) -> int:
+    at = shard.find(name)
+    while at > 0 and at % _RECORD_BYTES:
+        at = shard.find(name, at + 1)
+    return at
+
+
+def _record(shard: bytes, at: int, tenant_id: UUID) -> Revocation:
+    expiry, revision, is_disabled = _VALUES.unpack_from(shard, at + _NAME_BYTES)
+    return Revocation(
+        tenant_id=tenant_id,
+        kind=_BY_NUMBER[shard[at + 20]],
+        key=UUID(bytes=shard[at : at + 16]),
+        revision=revision,
+        expire_time=datetime.fromtimestamp(expiry, tz=UTC),
+        is_disabled=is_disabled,
+    )
+
+
+def _strength(revocation: Revocation) -> tuple[int, int, float]:
+    """A row's later states are stronger in one of these and weaker in none."""
+    return revocation.spared_revision, revocation.revision, revocation.issued_before.timestamp() if revocation.issued_before else 0.0

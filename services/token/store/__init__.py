@@ -1,0 +1,1 @@
+"""Every SQL statement of token, one module per kind of thing."""

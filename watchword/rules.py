@@ -1,0 +1,120 @@
+"""When a token is refused: the rules, once, for the suite's own instances and for other people's processes.
+
+What a token says is judged by issuer, audience and time; what was said about it afterwards, by revocations. Needs the standard library only, and does
+no I/O: who calls brings the clock and what is revoked. Source: RFC 7519, RFC 8725, RFC 9068.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+from uuid import UUID
+
+from watchword.tokens import Claims, SubjectKind
+
+LEEWAY = 5  # seconds that two hosts' clocks may differ
+EVERYWHERE = UUID(int=0)  # the tenant of what concerns all tenants: keys
+
+
+class Verdict(StrEnum):
+    """What a token is; the names of TokenStatus in token.proto."""
+
+    VALID = "VALID"
+    EXPIRED = "EXPIRED"
+    NOT_YET_VALID = "NOT_YET_VALID"
+    REVOKED = "REVOKED"
+    MALFORMED = "MALFORMED"
+    BAD_SIGNATURE = "BAD_SIGNATURE"
+    UNKNOWN_KEY = "UNKNOWN_KEY"
+    WRONG_ISSUER = "WRONG_ISSUER"
+    WRONG_AUDIENCE = "WRONG_AUDIENCE"
+    INSUFFICIENT_SCOPE = "INSUFFICIENT_SCOPE"
+    SUBJECT_DISABLED = "SUBJECT_DISABLED"
+
+
+class RevokedKind(StrEnum):
+    """What a revocation names."""
+
+    TOKEN = "token"  # noqa: S105
+    SESSION = "session"
+    SUBJECT = "subject"
+    CLIENT = "client"
+    TENANT = "tenant"
+    KEY = "key"
+
+
+OUTRIGHT = frozenset({RevokedKind.TOKEN, RevokedKind.SESSION, RevokedKind.KEY})
+Name = tuple[RevokedKind, UUID, UUID]  # kind, tenant, key
+
+
+def judge(claims: Claims, *, issuer: str, audience: str, now: float) -> Verdict:
+    """Return what an authentic token is, revocations and scopes apart. `now` is in seconds since 1970."""
+    if claims.iss != issuer:
+        return Verdict.WRONG_ISSUER
+    if claims.aud != (audience,):  # RFC 8725 section 3.9: a token for several is for none
+        return Verdict.WRONG_AUDIENCE
+    if claims.exp + LEEWAY < now:
+        return Verdict.EXPIRED
+    if claims.iat - LEEWAY > now:
+        return Verdict.NOT_YET_VALID
+    return Verdict.VALID
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """One revocation. Of subjects, clients and tenants only tokens with a smaller `rev`, or issued before a time, are refused.
+
+    spared_revision, spared_session_id  spare one session of a subject: its tokens are good whatever their `rev`
+    expire_time                         when no token can be concerned any more
+    """
+
+    tenant_id: UUID
+    kind: RevokedKind
+    key: UUID
+    revision: int
+    expire_time: datetime
+    spared_revision: int = 0
+    spared_session_id: UUID | None = None
+    is_disabled: bool = False
+    issued_before: datetime | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `revision` says all."""
+        return self.spared_revision == 0 and self.issued_before is None
+
+    def refuses(self, claims: Claims) -> bool:
+        """Whether a token with these claims, which is named by this revocation's kind and key, is refused."""
+        if self.kind in OUTRIGHT:
+            return True
+        if claims.rev < self.revision or (claims.rev < self.spared_revision and claims.sid != self.spared_session_id):
+            return True
+        return self.issued_before is not None and claims.iat < self.issued_before.timestamp()
+
+
+def names_of(claims: Claims, kid: str) -> list[Name]:
+    """Return everything that a token can be revoked as."""
+    tenant = claims.tenant_id
+    names = [
+        (RevokedKind.TOKEN, tenant, claims.jti),
+        (RevokedKind.SUBJECT, tenant, claims.sub),
+        (RevokedKind.TENANT, tenant, tenant),
+        (RevokedKind.KEY, EVERYWHERE, id_of_key(kid)),
+    ]
+    if claims.sid is not None:
+        names.append((RevokedKind.SESSION, tenant, claims.sid))
+    if claims.client_id is not None:
+        names.append((RevokedKind.CLIENT, tenant, claims.client_id))
+    if claims.kind is SubjectKind.CLIENT:
+        names.append((RevokedKind.CLIENT, tenant, claims.sub))
+    names.extend((RevokedKind.TOKEN, tenant, parent) for parent in claims.parents)
+    names.extend((RevokedKind.SUBJECT, tenant, actor) for actor in claims.actors)
+    names.extend((RevokedKind.CLIENT, tenant, actor) for actor in claims.actors)
+    return names
+
+
+@lru_cache(maxsize=256)
+def id_of_key(kid: str) -> UUID:
+    """Return the id that a key is revoked under."""
+    return UUID(bytes=hashlib.sha256(kid.encode()).digest()[:16])
