@@ -150,7 +150,7 @@ async def test_without_redis_the_share_comes_back_with_time(configure: Configure
 
 
 async def test_checks_are_taken_in_lots(instances: Instances, redis: Redis) -> None:
-    """One round trip for fifty; two instances still stay within the limit together."""
+    """One round trip for a hundred; two instances still stay within the limit together."""
     who = str(uuid4())
     before = await _scripts_run(redis)
     assert await taken(instances.first, LimitClass.CHECK, who, at_most=CHECK_LOT) == CHECK_LOT

@@ -24,7 +24,7 @@ from services.identity.service import Identity, assembled
 from services.identity.settings import IdentitySettings
 from tests.conftest import SALT, Keys, Stores, free_port
 from watchword import status
-from watchword.errors import AlreadyExists, RefreshTokenReused, TokenInvalid, WatchwordError
+from watchword.errors import AlreadyExists, DepthExceeded, InvalidRequest, RefreshTokenReused, TokenInvalid, WatchwordError
 from watchword.identity.v1 import (
     audit_pb2_grpc,
     authentication_pb2,
@@ -65,6 +65,7 @@ class TokenStandIn(token_pb2_grpc.TokenServiceServicer):
     revocations: list[token_pb2.RevokeTokensRequest] = field(default_factory=list)
     revoked: list[token_pb2.RevokeTokenRequest] = field(default_factory=list)
     refreshed: list[token_pb2.RefreshTokenRequest] = field(default_factory=list)
+    exchanged: list[token_pb2.ExchangeTokenRequest] = field(default_factory=list)
 
     async def IssueToken(self, request: token_pb2.IssueTokenRequest, context: Any) -> token_pb2.IssueTokenResponse:
         await self._answerable(context)
@@ -92,6 +93,28 @@ class TokenStandIn(token_pb2_grpc.TokenServiceServicer):
             raise AssertionError
         self.used[request.refresh_token] = principal
         return token_pb2.RefreshTokenResponse(tokens=self._tokens(principal), principal=principal)
+
+    async def ExchangeToken(self, request: token_pb2.ExchangeTokenRequest, context: Any) -> token_pb2.ExchangeTokenResponse:
+        """Refuse what token would refuse, by the name of the field; make a token of what is left."""
+        await self._answerable(context)
+        self.exchanged.append(request)
+        subject = self.principals.get(request.subject_token)
+        if subject is None or subject.tenant_id != request.tenant_id:
+            await _abort(context, TokenInvalid())
+            raise AssertionError
+        common = [scope for scope in subject.scopes if scope in request.client_scopes]
+        if not common or not set(request.scopes) <= set(common):
+            await _abort(context, InvalidRequest.of("scopes", "must be in common"))
+        if request.audience not in ("", "watchword", request.client_id):
+            await _abort(context, InvalidRequest.of("audience", "must be its own"))
+        if subject.actor.HasField("actor"):
+            await _abort(context, DepthExceeded())
+        principal = token_pb2.Principal(subject=subject.subject, tenant_id=subject.tenant_id, type=subject.type, client_id=request.client_id)
+        principal.scopes.extend(request.scopes or common)
+        principal.actor.subject = request.client_id
+        if subject.HasField("actor"):
+            principal.actor.actor.CopyFrom(subject.actor)
+        return token_pb2.ExchangeTokenResponse(tokens=self._tokens(principal), principal=principal)
 
     async def VerifyToken(self, request: token_pb2.VerifyTokenRequest, context: Any) -> token_pb2.VerifyTokenResponse:
         await self._answerable(context)
