@@ -52,8 +52,6 @@ class Fleet:
         request = token_pb2.IssueTokenRequest(
             subject=str(uuid4()), tenant_id=TENANT, type=token_pb2.PRINCIPAL_TYPE_USER, with_refresh_token=True, revision=10**9
         )
-            subject=str(uuid4()), tenant_id=TENANT, type=token_pb2.PRINCIPAL_TYPE_USER, with_refresh_token=True, revision=10**9
-        )
         return (await self.stubs[at].IssueToken(request, metadata=self.identity)).tokens
 
     async def verify(self, text: str, at: int) -> Answer:
