@@ -105,7 +105,7 @@ def _expiry(held: int | Revocation) -> int:
 
 def _merge(one: Revocation, other: Revocation) -> Revocation:
     """Return what refuses whatever one of two states of a revocation refuses; in any order the same."""
-    later = max(one, other, key=lambda state: (state.revision, state.spared_revision, state.is_disabled))
+    later = max(one, other, key=lambda state: (state.revision, state.is_disabled))
     sparing = max(one, other, key=lambda state: (state.spared_revision, str(state.spared_session_id or "")))
     return Revocation(
         tenant_id=later.tenant_id,

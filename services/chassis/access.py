@@ -1,7 +1,8 @@
 """Who may call: rules read from the descriptors, closed by default.
 
 An RPC without an `access` option stops start-up, and so does one whose rule nobody could ever pass here. Alternatives add up: one that holds is
-enough. A person's session may use every permission its account has; a client's token only those that are among its scopes.
+enough. A person's session may use every permission its account has; a client's token, and one that somebody acts with for a person, only those that
+are among its scopes.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Protocol
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from services.chassis.call import ANONYMOUS, Caller, CallerKind
+from services.chassis.call import ANONYMOUS, Caller
 from services.chassis.service_identity import ServiceIdentity, is_service_token
 from watchword.errors import CredentialsMissing, InsufficientScope, PermissionDenied, TokenInvalid
 from watchword.options.v1 import access_pb2
@@ -149,7 +150,7 @@ class Gate:
         raise InsufficientScope if rule.scope and not rule.permission else PermissionDenied
 
     async def _permits(self, caller: Caller, permission: str) -> bool:
-        if caller.kind is CallerKind.CLIENT and permission not in caller.scopes:
+        if caller.is_bounded and permission not in caller.scopes:
             return False
         assert self._decider is not None
         return await self._decider.allows(caller, permission)

@@ -33,6 +33,12 @@ class Caller:
     token_id: str = ""
     token: str = field(default="", repr=False)
     expire_time: datetime | None = None
+    is_acted_for: bool = False
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the token's scopes bound what its subject may do: a client's, and a person's that somebody else acts with."""
+        return self.kind is CallerKind.CLIENT or self.is_acted_for
 
     @property
     def is_peer(self) -> bool:

@@ -36,4 +36,5 @@ class TokenAuthenticator:
             token_id=answer.token_id,
             token=token,
             expire_time=answer.expire_time.ToDatetime(UTC) if answer.HasField("expire_time") else None,
+            is_acted_for=principal.HasField("actor"),
         )

@@ -85,6 +85,7 @@ def _caller(answer: Answer, token: str) -> Caller:
         session_id=claims.sid,
         token_id=str(claims.jti),
         token=token,
+        is_acted_for=bool(claims.actors),
     )
 
 

@@ -16,7 +16,7 @@ from tests.service.rbac.conftest import GROUP, USER, Instance, Leaseless, Rbac, 
 from watchword.errors import DependencyUnavailable, InvalidRequest, RevisionUnavailable
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
 
-ROUNDS = 10_000 if os.environ.get("WATCHWORD_LONG") else 300
+ROUNDS = 10_000 if os.environ.get("WATCHWORD_LONG") else 150
 
 
 async def stale_answers(tenant: Tenant, rounds: int) -> int:
