@@ -102,6 +102,7 @@ class Coherence:
         self._followers: list[Callable[[str, Entry | None], None]] = []
         self._epoch = ""
         self._applied = 0
+        self._turn = ""
 
     @property
     def is_current(self) -> bool:
@@ -128,7 +129,7 @@ class Coherence:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._distrust()
-            await _quietly(self._log.leave(self.instance))
+            await _quietly(self._leave())
             await _quietly(self._outbox.sign_off(self.id))
 
     async def _follow(self) -> None:
@@ -145,7 +146,7 @@ class Coherence:
             self._distrust()
             if self._mode is Mode.LEASED:
                 log.warning("lease_lost", was_current=was_current)
-                await _quietly(self._log.leave(self.instance))
+                await _quietly(self._leave())
                 await _quietly(self._register(Mode.DIRECT))
             await asyncio.sleep(RENEW_EVERY)
 
@@ -201,8 +202,13 @@ class Coherence:
         sent_at = now()
         standing = await self._see(self._log.renew(self.instance, self._epoch, self._applied))
         if standing.granted:
+            self._turn = standing.leases[self.instance].turn
             self._trusted_until = min(sent_at + LEASE - MARGIN, self._registered_at + REGISTERED_FOR)
         return standing.granted
+
+    async def _leave(self) -> None:
+        """Give up the lease that was granted last, and no later one: this may reach Redis when this instance is a member again."""
+        await self._see(self._log.expel(self._epoch, self.instance, self._turn))
 
     async def _expel_the_dead(self) -> None:
         for instance, turn in self.sightings.overdue():

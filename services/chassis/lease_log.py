@@ -58,7 +58,6 @@ local lease = redis.call('HGET', KEYS[1], 'lease:' .. ARGV[3])
 if epoch == ARGV[2] and lease and string.match(lease, '^%d+') == ARGV[4] then redis.call('HDEL', KEYS[1], 'lease:' .. ARGV[3]) end
 return standing(0)
 """)
-_LEAVE = Script("redis.call('HDEL', KEYS[1], 'lease:' .. ARGV[1])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +108,6 @@ class LeaseLog:
     async def expel(self, epoch: str, instance: str, turn: str) -> Standing:
         """Take away a lease, unless it was renewed since `turn`."""
         return await self._run(_EXPEL, epoch, instance, turn)
-
-    async def leave(self, instance: str) -> None:
-        """Give up a lease."""
-        await self._redis.run(_LEAVE, self._keys[:1], (instance,))
 
     async def read(self, after: int, *, wait: float) -> list[Entry]:
         """Return the changes after number `after`, waiting up to `wait` seconds for the first."""

@@ -12,6 +12,7 @@ from tests.model.states import (
     LEASED,
     LEAVE,
     LEAVE_TURN,
+    MARGIN,
     NO,
     NO_REVIVAL,
     OLD,
@@ -124,7 +125,8 @@ def prompt_renewal(setting: Setting, state: State, index: int, instance: Instanc
 def granted(setting: Setting, instance: Instance) -> Instance:
     """Trust the memory for L less delta, counted from the time of sending."""
     since = 0 if SENT_TIME in setting.without else instance.renewal.age
-    return instance._replace(trust=max(0, setting.lease - setting.margin - since), turn=instance.renewal.turn, renewal=Renewal())
+    margin = 0 if MARGIN in setting.without else setting.margin
+    return instance._replace(trust=max(0, setting.lease - margin - since), turn=instance.renewal.turn, renewal=Renewal())
 
 
 def lapse_steps(setting: Setting, state: State, index: int, instance: Instance) -> Iterator[Step]:

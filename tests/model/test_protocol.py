@@ -104,7 +104,7 @@ GUARDS = {
     RELAY_APPLIES: Setting(lease=1, relay=True, late_renewals=False),
     RELAY_WAITS: Setting(lease=1, readers=2, relay=True, late_renewals=False),
     OWN_NAME: Setting(lease=1, readers=2, late_renewals=False),
-    MARGIN: Setting(margin=0, faults=1, kinds=SLOW),
+    MARGIN: Setting(margin=1, faults=1, kinds=SLOW),
 }
 
 

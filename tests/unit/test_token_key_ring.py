@@ -254,6 +254,20 @@ async def test_notices_may_come_in_any_order_and_twice() -> None:
         assert memory.ring.peek(PAIRS[0].kid) is None
 
 
+async def test_a_notice_that_comes_late_takes_nothing_back() -> None:
+    """A relay tells again what a dead instance had to tell, after others have read the ring."""
+    memory = await Memory.of(ACTIVE, stored(PAIRS[1], KeyState.RETIRING))
+    version = memory.ring.version
+
+    memory.ring.apply(notice(PAIRS[0], KeyState.PUBLISHED))
+    memory.ring.apply(notice(PAIRS[1], KeyState.ACTIVE))
+    memory.ring.apply(notice(PAIRS[2], KeyState.RETIRED))
+
+    assert memory.ring.signing.kid == PAIRS[0].kid
+    assert memory.kids == {PAIRS[0].kid, NEXT}
+    assert memory.ring.version == version
+
+
 async def test_a_retired_key_neither_verifies_nor_signs_from_the_notice_on() -> None:
     """RevokeSigningKey: before anything is read."""
     memory = await Memory.of(ACTIVE)
