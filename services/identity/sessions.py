@@ -48,18 +48,24 @@ class Sessions:
         self._clock = clock
 
     async def refresh(self, refresh_token: str, call: Call) -> Tokens:
-        """Trade a refresh token for its successor, with the account's roles as they are now. Raises TokenInvalid, RefreshTokenReused."""
+        """Trade a refresh token for its successor, with the account's roles as they are now; the same request_id gets the same one.
+
+        Raises  TokenInvalid, RefreshTokenReused, IdempotencyConflict
+        """
+        request_id = call.once.request_id if call.once else None
         found = await self._token.introspect(refresh_token, call)
         if found is None:
-            # It redeems nothing any more; presenting it is what shows a copy of a used one, and ends its session.
-            return await self._token.refresh(refresh_token, client_id=None, roles=(), revision=0, call=call)
+            # It redeems nothing any more: a repeat gets the first answer again; else it is a copy of a used one, and presenting it ends its session.
+            return await self._token.refresh(refresh_token, client_id=None, roles=(), revision=0, request_id=request_id, call=call)
         if found.token_use != "refresh_token" or found.client_id is not None:  # noqa: S105
             raise TokenInvalid
         credential = await self._accounts.find_credential(found.tenant_id, found.subject)
         if credential is None or not credential.account.is_active:
             raise TokenInvalid
         roles = await self._rbac.role_names(found.tenant_id, found.subject, call)
-        return await self._token.refresh(refresh_token, client_id=None, roles=roles, revision=credential.tenant_revision, call=call)
+        return await self._token.refresh(
+            refresh_token, client_id=None, roles=roles, revision=credential.tenant_revision, request_id=request_id, call=call
+        )
 
     async def me(self, call: Call) -> Account:
         """Return the caller's own account. Raises PermissionDenied for a client."""

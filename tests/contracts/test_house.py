@@ -236,7 +236,7 @@ def test_exactly_the_changes_take_a_request_id() -> None:
 
 
 # These act without request_id: logins and OAuth answer with fresh credentials, which nobody may get twice; RFC 7009 revocation repeats harmlessly.
-UNREPEATABLE = {"Login", "RefreshSession", "Token", "Revoke"}
+UNREPEATABLE = {"Login", "Token", "Revoke"}
 
 
 def test_what_acts_without_a_request_id_is_listed() -> None:

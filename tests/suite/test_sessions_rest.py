@@ -90,6 +90,38 @@ async def test_of_fifty_refreshes_at_once_one_succeeds(suite: Suite, admin: Pers
             person = await login(suite, person.email)
 
 
+async def test_a_refresh_may_be_repeated_after_a_lost_answer(suite: Suite, admin: Person) -> None:
+    """The same request_id gets the same tokens; the same token with another one is a copy, and ends the session everywhere."""
+    person = await new_person(suite, admin)
+    asked = {"refresh_token": person.refresh_token, "request_id": str(uuid4())}
+    async with suite.rest as rest:
+        repeats = await asyncio.gather(*(rest.post("/v1/auth/refresh", json=asked) for _ in range(6)))
+        repeats.append(await rest.post("/v1/auth/refresh", json=asked))
+        assert [answer.status_code for answer in repeats] == [200] * 7
+        assert [answer.json() for answer in repeats] == [repeats[0].json()] * 7
+        token = repeats[0].json()["tokens"]["access_token"]
+        assert await statuses(suite, token) == {"VALID"}
+        wrong = await rest.post("/v1/auth/refresh", json={**asked, "request_id": "again"})
+        assert (wrong.status_code, reason(wrong)) == (400, "INVALID_REQUEST")
+
+        copied = await rest.post("/v1/auth/refresh", json={**asked, "request_id": str(uuid4())})
+        assert (copied.status_code, reason(copied)) == (401, "REFRESH_TOKEN_REUSED")
+        assert await statuses(suite, token) == {"REVOKED"}
+        late = await rest.post("/v1/auth/refresh", json=asked)
+        assert (late.status_code, reason(late)) == (401, "TOKEN_INVALID")
+
+
+async def test_a_request_id_is_good_for_one_refresh_token(suite: Suite, admin: Person) -> None:
+    """Taken for another's, it costs neither of them a session."""
+    first, second, request_id = await new_person(suite, admin), await new_person(suite, admin), str(uuid4())
+    async with suite.rest as rest:
+        took = await rest.post("/v1/auth/refresh", json={"refresh_token": first.refresh_token, "request_id": request_id})
+        refused = await rest.post("/v1/auth/refresh", json={"refresh_token": second.refresh_token, "request_id": request_id})
+        assert (took.status_code, refused.status_code, reason(refused)) == (200, 409, "IDEMPOTENCY_CONFLICT")
+        anew = await rest.post("/v1/auth/refresh", json={"refresh_token": second.refresh_token})
+        assert anew.status_code == 200
+
+
 async def test_a_program_acts_for_a_person_with_less(suite: Suite, admin: Person, person: Person) -> None:
     """RFC 8693 from end to end: what it is, what it may, and that it ends with the person's session on every instance."""
     async with suite.rest as rest:

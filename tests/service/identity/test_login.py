@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -267,6 +268,19 @@ async def test_a_refresh_carries_the_roles_of_now(stack: Stack) -> None:
     assert list(stack.peers.token.refreshed[-1].roles) == ["promoted"]
     with pytest.raises(RefreshTokenReused):
         await stack.client().auth("RefreshSession", pb.RefreshSessionRequest(refresh_token=tokens.refresh_token))
+
+
+async def test_a_refresh_that_is_repeated_is_known_by_its_request_id(stack: Stack) -> None:
+    """The id travels to token, which answers the same; also when the first try has used the token up already."""
+    email, request_id = stack.email(), str(uuid4())
+    await stack.account(email=email)
+    asked = pb.RefreshSessionRequest(refresh_token=(await stack.login(email)).tokens.refresh_token, request_id=request_id)
+
+    await stack.client().auth("RefreshSession", asked)
+    await gather(stack.client(at=1).auth("RefreshSession", asked))
+
+    heard = [each for each in stack.peers.token.refreshed if each.refresh_token == asked.refresh_token]
+    assert [each.request_id for each in heard] == [request_id] * 2
 
 
 async def test_a_refresh_is_refused_to_the_disabled_the_unknown_and_clients(stack: Stack) -> None:

@@ -28,7 +28,7 @@ from watchword.options.v1 import access_pb2 as watchword_dot_options_dot_v1_dot_
 from watchword.options.v1 import field_pb2 as watchword_dot_options_dot_v1_dot_field__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*watchword/identity/v1/authentication.proto\x12\x15watchword.identity.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\x87\x01\n\rSessionTokens\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\r\n\x05scope\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\"\xc6\x01\n\x0fRegisterRequest\x12\x1a\n\x05\x65mail\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1b\n\x08username\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12\x1f\n\x0c\x64isplay_name\x18\x04 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x1a\n\x06tenant\x18\x05 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x10? \x05\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x12\n\x10RegisterResponse\"\x8a\x01\n\x0cLoginRequest\x12\x1a\n\x05login\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\x80\x02\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12\x1a\n\x06tenant\x18\x03 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x10? \x05\x12!\n\x0cnew_password\x18\x04 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x10\x80\x08(\x01\"p\n\rLoginResponse\x12\x34\n\x06tokens\x18\x01 \x01(\x0b\x32$.watchword.identity.v1.SessionTokens\x12)\n\x04user\x18\x02 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"=\n\x15RefreshSessionRequest\x12$\n\rrefresh_token\x18\x01 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x04(\x01\"N\n\x16RefreshSessionResponse\x12\x34\n\x06tokens\x18\x01 \x01(\x0b\x32$.watchword.identity.v1.SessionTokens\"-\n\rLogoutRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"+\n\x0eLogoutResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"0\n\x10LogoutAllRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\".\n\x11LogoutAllResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"\x83\x01\n\x15\x43hangePasswordRequest\x12\'\n\x10\x63urrent_password\x18\x01 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12#\n\x0cnew_password\x18\x02 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"3\n\x16\x43hangePasswordResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"s\n\x1bRequestPasswordResetRequest\x12\x1a\n\x05\x65mail\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1a\n\x06tenant\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x10? \x05\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x1e\n\x1cRequestPasswordResetResponse\"v\n\x14ResetPasswordRequest\x12\x1b\n\x04\x63ode\x18\x01 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x01(\x01\x12#\n\x0cnew_password\x18\x02 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x17\n\x15ResetPasswordResponse\"w\n\x1fRequestEmailVerificationRequest\x12\x1a\n\x05\x65mail\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1a\n\x06tenant\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x10? \x05\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\"\n RequestEmailVerificationResponse\"O\n\x12VerifyEmailRequest\x12\x1b\n\x04\x63ode\x18\x01 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x01(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x15\n\x13VerifyEmailResponse\"\x0e\n\x0cGetMeRequest\"I\n\rGetMeResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\x12\r\n\x05roles\x18\x02 \x03(\t\"\x81\x03\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x16\n\x0e\x65mail_verified\x18\x04 \x01(\x08\x12\x10\n\x08username\x18\x05 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x06 \x01(\t\x12/\n\x05state\x18\x07 \x01(\x0e\x32 .watchword.identity.v1.UserState\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_login_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11locked_until_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*A\n\tUserState\x12\x1a\n\x16USER_STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x44ISABLED\x10\x02\x32\x95\r\n\x15\x41uthenticationService\x12\x85\x01\n\x08Register\x12&.watchword.identity.v1.RegisterRequest\x1a\'.watchword.identity.v1.RegisterResponse\"(\x82\xd3\xe4\x93\x02\x16\"\x11/v1/auth/register:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12w\n\x05Login\x12#.watchword.identity.v1.LoginRequest\x1a$.watchword.identity.v1.LoginResponse\"#\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/auth/login:\x01*\xda\xf5\xdd\xb7\x0c\x04\x08\x01\x30\x04\x12\x94\x01\n\x0eRefreshSession\x12,.watchword.identity.v1.RefreshSessionRequest\x1a-.watchword.identity.v1.RefreshSessionResponse\"%\x82\xd3\xe4\x93\x02\x15\"\x10/v1/auth/refresh:\x01*\xda\xf5\xdd\xb7\x0c\x04\x08\x01\x30\x03\x12\x82\x01\n\x06Logout\x12$.watchword.identity.v1.LogoutRequest\x1a%.watchword.identity.v1.LogoutResponse\"+\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/auth/logout:\x01*\xda\xf5\xdd\xb7\x0c\x0b\"\x07\x61\x63\x63ount8\x01\x12\x8f\x01\n\tLogoutAll\x12\'.watchword.identity.v1.LogoutAllRequest\x1a(.watchword.identity.v1.LogoutAllResponse\"/\x82\xd3\xe4\x93\x02\x18\"\x13/v1/auth/logout-all:\x01*\xda\xf5\xdd\xb7\x0c\x0b\"\x07\x61\x63\x63ount8\x01\x12\xa5\x01\n\x0e\x43hangePassword\x12,.watchword.identity.v1.ChangePasswordRequest\x1a-.watchword.identity.v1.ChangePasswordResponse\"6\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/auth/password:change:\x01*\xda\xf5\xdd\xb7\x0c\r\"\x07\x61\x63\x63ount0\x04\x38\x01\x12\xb6\x01\n\x14RequestPasswordReset\x12\x32.watchword.identity.v1.RequestPasswordResetRequest\x1a\x33.watchword.identity.v1.RequestPasswordResetResponse\"5\x82\xd3\xe4\x93\x02#\"\x1e/v1/auth/password:requestReset:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12\x9a\x01\n\rResetPassword\x12+.watchword.identity.v1.ResetPasswordRequest\x1a,.watchword.identity.v1.ResetPasswordResponse\".\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/auth/password:reset:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12\xc6\x01\n\x18RequestEmailVerification\x12\x36.watchword.identity.v1.RequestEmailVerificationRequest\x1a\x37.watchword.identity.v1.RequestEmailVerificationResponse\"9\x82\xd3\xe4\x93\x02\'\"\"/v1/auth/email:requestVerification:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12\x92\x01\n\x0bVerifyEmail\x12).watchword.identity.v1.VerifyEmailRequest\x1a*.watchword.identity.v1.VerifyEmailResponse\",\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/auth/email:verify:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12q\n\x05GetMe\x12#.watchword.identity.v1.GetMeRequest\x1a$.watchword.identity.v1.GetMeResponse\"\x1d\x82\xd3\xe4\x93\x02\x08\x12\x06/v1/me\xda\xf5\xdd\xb7\x0c\t\"\x07\x61\x63\x63ountb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*watchword/identity/v1/authentication.proto\x12\x15watchword.identity.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\x87\x01\n\rSessionTokens\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\r\n\x05scope\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\"\xc6\x01\n\x0fRegisterRequest\x12\x1a\n\x05\x65mail\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1b\n\x08username\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12\x1f\n\x0c\x64isplay_name\x18\x04 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x1a\n\x06tenant\x18\x05 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x10? \x05\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x12\n\x10RegisterResponse\"\x8a\x01\n\x0cLoginRequest\x12\x1a\n\x05login\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\x80\x02\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12\x1a\n\x06tenant\x18\x03 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x10? \x05\x12!\n\x0cnew_password\x18\x04 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x10\x80\x08(\x01\"p\n\rLoginResponse\x12\x34\n\x06tokens\x18\x01 \x01(\x0b\x32$.watchword.identity.v1.SessionTokens\x12)\n\x04user\x18\x02 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"[\n\x15RefreshSessionRequest\x12$\n\rrefresh_token\x18\x01 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x04(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"N\n\x16RefreshSessionResponse\x12\x34\n\x06tokens\x18\x01 \x01(\x0b\x32$.watchword.identity.v1.SessionTokens\"-\n\rLogoutRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"+\n\x0eLogoutResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"0\n\x10LogoutAllRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\".\n\x11LogoutAllResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"\x83\x01\n\x15\x43hangePasswordRequest\x12\'\n\x10\x63urrent_password\x18\x01 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12#\n\x0cnew_password\x18\x02 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"3\n\x16\x43hangePasswordResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"s\n\x1bRequestPasswordResetRequest\x12\x1a\n\x05\x65mail\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1a\n\x06tenant\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x10? \x05\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x1e\n\x1cRequestPasswordResetResponse\"v\n\x14ResetPasswordRequest\x12\x1b\n\x04\x63ode\x18\x01 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x01(\x01\x12#\n\x0cnew_password\x18\x02 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x08(\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x17\n\x15ResetPasswordResponse\"w\n\x1fRequestEmailVerificationRequest\x12\x1a\n\x05\x65mail\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1a\n\x06tenant\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x10? \x05\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\"\n RequestEmailVerificationResponse\"O\n\x12VerifyEmailRequest\x12\x1b\n\x04\x63ode\x18\x01 \x01(\tB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x10\x80\x01(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x15\n\x13VerifyEmailResponse\"\x0e\n\x0cGetMeRequest\"I\n\rGetMeResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\x12\r\n\x05roles\x18\x02 \x03(\t\"\x81\x03\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x16\n\x0e\x65mail_verified\x18\x04 \x01(\x08\x12\x10\n\x08username\x18\x05 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x06 \x01(\t\x12/\n\x05state\x18\x07 \x01(\x0e\x32 .watchword.identity.v1.UserState\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_login_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11locked_until_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*A\n\tUserState\x12\x1a\n\x16USER_STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x44ISABLED\x10\x02\x32\x97\r\n\x15\x41uthenticationService\x12\x85\x01\n\x08Register\x12&.watchword.identity.v1.RegisterRequest\x1a\'.watchword.identity.v1.RegisterResponse\"(\x82\xd3\xe4\x93\x02\x16\"\x11/v1/auth/register:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12w\n\x05Login\x12#.watchword.identity.v1.LoginRequest\x1a$.watchword.identity.v1.LoginResponse\"#\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/auth/login:\x01*\xda\xf5\xdd\xb7\x0c\x04\x08\x01\x30\x04\x12\x96\x01\n\x0eRefreshSession\x12,.watchword.identity.v1.RefreshSessionRequest\x1a-.watchword.identity.v1.RefreshSessionResponse\"\'\x82\xd3\xe4\x93\x02\x15\"\x10/v1/auth/refresh:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x03\x38\x01\x12\x82\x01\n\x06Logout\x12$.watchword.identity.v1.LogoutRequest\x1a%.watchword.identity.v1.LogoutResponse\"+\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/auth/logout:\x01*\xda\xf5\xdd\xb7\x0c\x0b\"\x07\x61\x63\x63ount8\x01\x12\x8f\x01\n\tLogoutAll\x12\'.watchword.identity.v1.LogoutAllRequest\x1a(.watchword.identity.v1.LogoutAllResponse\"/\x82\xd3\xe4\x93\x02\x18\"\x13/v1/auth/logout-all:\x01*\xda\xf5\xdd\xb7\x0c\x0b\"\x07\x61\x63\x63ount8\x01\x12\xa5\x01\n\x0e\x43hangePassword\x12,.watchword.identity.v1.ChangePasswordRequest\x1a-.watchword.identity.v1.ChangePasswordResponse\"6\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/auth/password:change:\x01*\xda\xf5\xdd\xb7\x0c\r\"\x07\x61\x63\x63ount0\x04\x38\x01\x12\xb6\x01\n\x14RequestPasswordReset\x12\x32.watchword.identity.v1.RequestPasswordResetRequest\x1a\x33.watchword.identity.v1.RequestPasswordResetResponse\"5\x82\xd3\xe4\x93\x02#\"\x1e/v1/auth/password:requestReset:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12\x9a\x01\n\rResetPassword\x12+.watchword.identity.v1.ResetPasswordRequest\x1a,.watchword.identity.v1.ResetPasswordResponse\".\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/auth/password:reset:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12\xc6\x01\n\x18RequestEmailVerification\x12\x36.watchword.identity.v1.RequestEmailVerificationRequest\x1a\x37.watchword.identity.v1.RequestEmailVerificationResponse\"9\x82\xd3\xe4\x93\x02\'\"\"/v1/auth/email:requestVerification:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12\x92\x01\n\x0bVerifyEmail\x12).watchword.identity.v1.VerifyEmailRequest\x1a*.watchword.identity.v1.VerifyEmailResponse\",\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/auth/email:verify:\x01*\xda\xf5\xdd\xb7\x0c\x06\x08\x01\x30\x04\x38\x01\x12q\n\x05GetMe\x12#.watchword.identity.v1.GetMeRequest\x1a$.watchword.identity.v1.GetMeResponse\"\x1d\x82\xd3\xe4\x93\x02\x08\x12\x06/v1/me\xda\xf5\xdd\xb7\x0c\t\"\x07\x61\x63\x63ountb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,6 +57,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGINREQUEST'].fields_by_name['new_password']._serialized_options = b'\342\365\335\267\014\005\020\200\010(\001'
   _globals['_REFRESHSESSIONREQUEST'].fields_by_name['refresh_token']._loaded_options = None
   _globals['_REFRESHSESSIONREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\342\365\335\267\014\007\010\001\020\200\004(\001'
+  _globals['_REFRESHSESSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REFRESHSESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\002 \001'
   _globals['_LOGOUTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_LOGOUTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\002 \001'
   _globals['_LOGOUTALLREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -94,7 +96,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['Login']._loaded_options = None
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['Login']._serialized_options = b'\202\323\344\223\002\023\"\016/v1/auth/login:\001*\332\365\335\267\014\004\010\0010\004'
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['RefreshSession']._loaded_options = None
-  _globals['_AUTHENTICATIONSERVICE'].methods_by_name['RefreshSession']._serialized_options = b'\202\323\344\223\002\025\"\020/v1/auth/refresh:\001*\332\365\335\267\014\004\010\0010\003'
+  _globals['_AUTHENTICATIONSERVICE'].methods_by_name['RefreshSession']._serialized_options = b'\202\323\344\223\002\025\"\020/v1/auth/refresh:\001*\332\365\335\267\014\006\010\0010\0038\001'
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['Logout']._loaded_options = None
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['Logout']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/auth/logout:\001*\332\365\335\267\014\013\"\007account8\001'
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['LogoutAll']._loaded_options = None
@@ -111,8 +113,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['VerifyEmail']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/auth/email:verify:\001*\332\365\335\267\014\006\010\0010\0048\001'
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['GetMe']._loaded_options = None
   _globals['_AUTHENTICATIONSERVICE'].methods_by_name['GetMe']._serialized_options = b'\202\323\344\223\002\010\022\006/v1/me\332\365\335\267\014\t\"\007account'
-  _globals['_USERSTATE']._serialized_start=2369
-  _globals['_USERSTATE']._serialized_end=2434
+  _globals['_USERSTATE']._serialized_start=2399
+  _globals['_USERSTATE']._serialized_end=2464
   _globals['_SESSIONTOKENS']._serialized_start=202
   _globals['_SESSIONTOKENS']._serialized_end=337
   _globals['_REGISTERREQUEST']._serialized_start=340
@@ -124,43 +126,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGINRESPONSE']._serialized_start=701
   _globals['_LOGINRESPONSE']._serialized_end=813
   _globals['_REFRESHSESSIONREQUEST']._serialized_start=815
-  _globals['_REFRESHSESSIONREQUEST']._serialized_end=876
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=878
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=956
-  _globals['_LOGOUTREQUEST']._serialized_start=958
-  _globals['_LOGOUTREQUEST']._serialized_end=1003
-  _globals['_LOGOUTRESPONSE']._serialized_start=1005
-  _globals['_LOGOUTRESPONSE']._serialized_end=1048
-  _globals['_LOGOUTALLREQUEST']._serialized_start=1050
-  _globals['_LOGOUTALLREQUEST']._serialized_end=1098
-  _globals['_LOGOUTALLRESPONSE']._serialized_start=1100
-  _globals['_LOGOUTALLRESPONSE']._serialized_end=1146
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1149
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1280
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1282
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1333
-  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_start=1335
-  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_end=1450
-  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_start=1452
-  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_end=1482
-  _globals['_RESETPASSWORDREQUEST']._serialized_start=1484
-  _globals['_RESETPASSWORDREQUEST']._serialized_end=1602
-  _globals['_RESETPASSWORDRESPONSE']._serialized_start=1604
-  _globals['_RESETPASSWORDRESPONSE']._serialized_end=1627
-  _globals['_REQUESTEMAILVERIFICATIONREQUEST']._serialized_start=1629
-  _globals['_REQUESTEMAILVERIFICATIONREQUEST']._serialized_end=1748
-  _globals['_REQUESTEMAILVERIFICATIONRESPONSE']._serialized_start=1750
-  _globals['_REQUESTEMAILVERIFICATIONRESPONSE']._serialized_end=1784
-  _globals['_VERIFYEMAILREQUEST']._serialized_start=1786
-  _globals['_VERIFYEMAILREQUEST']._serialized_end=1865
-  _globals['_VERIFYEMAILRESPONSE']._serialized_start=1867
-  _globals['_VERIFYEMAILRESPONSE']._serialized_end=1888
-  _globals['_GETMEREQUEST']._serialized_start=1890
-  _globals['_GETMEREQUEST']._serialized_end=1904
-  _globals['_GETMERESPONSE']._serialized_start=1906
-  _globals['_GETMERESPONSE']._serialized_end=1979
-  _globals['_USER']._serialized_start=1982
-  _globals['_USER']._serialized_end=2367
-  _globals['_AUTHENTICATIONSERVICE']._serialized_start=2437
-  _globals['_AUTHENTICATIONSERVICE']._serialized_end=4122
+  _globals['_REFRESHSESSIONREQUEST']._serialized_end=906
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=908
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=986
+  _globals['_LOGOUTREQUEST']._serialized_start=988
+  _globals['_LOGOUTREQUEST']._serialized_end=1033
+  _globals['_LOGOUTRESPONSE']._serialized_start=1035
+  _globals['_LOGOUTRESPONSE']._serialized_end=1078
+  _globals['_LOGOUTALLREQUEST']._serialized_start=1080
+  _globals['_LOGOUTALLREQUEST']._serialized_end=1128
+  _globals['_LOGOUTALLRESPONSE']._serialized_start=1130
+  _globals['_LOGOUTALLRESPONSE']._serialized_end=1176
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1179
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1310
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1312
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1363
+  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_start=1365
+  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_end=1480
+  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_start=1482
+  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_end=1512
+  _globals['_RESETPASSWORDREQUEST']._serialized_start=1514
+  _globals['_RESETPASSWORDREQUEST']._serialized_end=1632
+  _globals['_RESETPASSWORDRESPONSE']._serialized_start=1634
+  _globals['_RESETPASSWORDRESPONSE']._serialized_end=1657
+  _globals['_REQUESTEMAILVERIFICATIONREQUEST']._serialized_start=1659
+  _globals['_REQUESTEMAILVERIFICATIONREQUEST']._serialized_end=1778
+  _globals['_REQUESTEMAILVERIFICATIONRESPONSE']._serialized_start=1780
+  _globals['_REQUESTEMAILVERIFICATIONRESPONSE']._serialized_end=1814
+  _globals['_VERIFYEMAILREQUEST']._serialized_start=1816
+  _globals['_VERIFYEMAILREQUEST']._serialized_end=1895
+  _globals['_VERIFYEMAILRESPONSE']._serialized_start=1897
+  _globals['_VERIFYEMAILRESPONSE']._serialized_end=1918
+  _globals['_GETMEREQUEST']._serialized_start=1920
+  _globals['_GETMEREQUEST']._serialized_end=1934
+  _globals['_GETMERESPONSE']._serialized_start=1936
+  _globals['_GETMERESPONSE']._serialized_end=2009
+  _globals['_USER']._serialized_start=2012
+  _globals['_USER']._serialized_end=2397
+  _globals['_AUTHENTICATIONSERVICE']._serialized_start=2467
+  _globals['_AUTHENTICATIONSERVICE']._serialized_end=4154
 # @@protoc_insertion_point(module_scope)

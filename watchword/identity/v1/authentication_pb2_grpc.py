@@ -111,7 +111,7 @@ class AuthenticationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RefreshSession(self, request, context):
-        """Trades a refresh token for its successor, with the roles as they are now.
+        """Trades a refresh token for its successor, with the roles as they are now. A second use ends the session, unless it repeats the request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class AuthenticationServiceStub:
     Login: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.LoginRequest, _authentication_pb2.LoginResponse]
     """Trades a password for a session. Failures count per account and per address, on all instances together."""
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.RefreshSessionRequest, _authentication_pb2.RefreshSessionResponse]
-    """Trades a refresh token for its successor, with the roles as they are now."""
+    """Trades a refresh token for its successor, with the roles as they are now. A second use ends the session, unless it repeats the request_id."""
     Logout: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.LogoutRequest, _authentication_pb2.LogoutResponse]
     """Ends the caller's session. Its tokens are refused everywhere from the answer on."""
     LogoutAll: _grpc.UnaryUnaryMultiCallable[_authentication_pb2.LogoutAllRequest, _authentication_pb2.LogoutAllResponse]
@@ -66,7 +66,7 @@ class AuthenticationServiceAsyncStub(AuthenticationServiceStub):
     Login: _aio.UnaryUnaryMultiCallable[_authentication_pb2.LoginRequest, _authentication_pb2.LoginResponse]  # type: ignore[assignment]
     """Trades a password for a session. Failures count per account and per address, on all instances together."""
     RefreshSession: _aio.UnaryUnaryMultiCallable[_authentication_pb2.RefreshSessionRequest, _authentication_pb2.RefreshSessionResponse]  # type: ignore[assignment]
-    """Trades a refresh token for its successor, with the roles as they are now."""
+    """Trades a refresh token for its successor, with the roles as they are now. A second use ends the session, unless it repeats the request_id."""
     Logout: _aio.UnaryUnaryMultiCallable[_authentication_pb2.LogoutRequest, _authentication_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends the caller's session. Its tokens are refused everywhere from the answer on."""
     LogoutAll: _aio.UnaryUnaryMultiCallable[_authentication_pb2.LogoutAllRequest, _authentication_pb2.LogoutAllResponse]  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class AuthenticationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _authentication_pb2.RefreshSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_authentication_pb2.RefreshSessionResponse, _abc.Awaitable[_authentication_pb2.RefreshSessionResponse]]:
-        """Trades a refresh token for its successor, with the roles as they are now."""
+        """Trades a refresh token for its successor, with the roles as they are now. A second use ends the session, unless it repeats the request_id."""
 
     @_abc_1.abstractmethod
     def Logout(
