@@ -67,6 +67,22 @@ class Introspection:
     actors: tuple[UUID, ...] = ()  # who acts for the subject, the present one first
 
 
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session of an account, as token keeps it. Without a client it was opened by the suite's own login."""
+
+    id: UUID
+    subject: UUID
+    client_id: UUID | None
+    scopes: tuple[str, ...]
+    acr: str
+    address: str
+    user_agent: str
+    create_time: datetime
+    last_used_time: datetime
+    expire_time: datetime
+
+
 def session_grant(credential: Credential, roles: tuple[str, ...], auth_time: datetime) -> Grant:
     """Return the grant of a session opened by a password."""
     account = credential.account

@@ -1,13 +1,14 @@
 """Facts of the domain as protobuf messages."""
 
 from datetime import datetime
+from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.identity.accounts import Account, AccountState, OAuthClient, Tenant
 from services.identity.audit_log import AuditRecord
-from services.identity.grants import Tokens
-from watchword.identity.v1 import audit_pb2, authentication_pb2, oauth_pb2, tenant_pb2
+from services.identity.grants import OpenSession, Tokens
+from watchword.identity.v1 import audit_pb2, authentication_pb2, oauth_pb2, tenant_pb2, user_pb2
 
 STATES = {authentication_pb2.ACTIVE: AccountState.ACTIVE, authentication_pb2.DISABLED: AccountState.DISABLED}
 _NUMBERS = {state: number for number, state in STATES.items()}
@@ -29,6 +30,23 @@ def user(account: Account, now: datetime) -> authentication_pb2.User:
         update_time=timestamp(account.update_time),
         last_login_time=timestamp(account.last_login_time),
         locked_until_time=timestamp(locked_until),
+    )
+
+
+def user_session(session: OpenSession, current: UUID | None) -> user_pb2.UserSession:
+    """Return a session as administrators see it. `current` is the one that they ask in."""
+    return user_pb2.UserSession(
+        session_id=str(session.id),
+        user_id=str(session.subject),
+        client_id=str(session.client_id) if session.client_id else "",
+        scopes=session.scopes,
+        acr=session.acr,
+        address=session.address,
+        user_agent=session.user_agent,
+        create_time=timestamp(session.create_time),
+        last_used_time=timestamp(session.last_used_time),
+        expire_time=timestamp(session.expire_time),
+        current=session.id == current,
     )
 
 

@@ -1,18 +1,20 @@
 """What identity asks of token and rbac, in identity's own words."""
 
+from datetime import UTC
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.call import Call, Caller, CallerKind
+from services.chassis.pages import Page
 from services.chassis.peers import Peer
 from services.chassis.tenancy import TenantId
 from services.identity.accounts import ClientCredential
-from services.identity.grants import Exchange, Grant, Introspection, Tokens
+from services.identity.grants import Exchange, Grant, Introspection, OpenSession, Tokens
 from services.identity.tasks import Task, TaskKind
-from watchword.errors import AlreadyExists, PermissionDenied, TokenInvalid
+from watchword.errors import AlreadyExists, NotFound, PermissionDenied, TokenInvalid
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
-from watchword.token.v1 import token_pb2, token_pb2_grpc
+from watchword.token.v1 import session_pb2, session_pb2_grpc, token_pb2, token_pb2_grpc
 
 MAX_ROLES = 100  # that IssueToken takes
 
@@ -129,6 +131,29 @@ class TokenPeer:
         return answer.consistency_token
 
 
+class SessionPeer:
+    """The sessions that the token context keeps."""
+
+    def __init__(self, stub: "session_pb2_grpc.SessionServiceAsyncStub", peer: Peer) -> None:
+        self._stub = stub
+        self._peer = peer
+
+    async def list(self, tenant_id: TenantId, subject: UUID, call: Call, *, page_size: int, page_token: str) -> Page[OpenSession]:
+        """Return a page of a subject's live sessions, latest first. Raises InvalidRequest, PageTokenInvalid."""
+        request = session_pb2.ListSessionsRequest(tenant_id=str(tenant_id), subject=str(subject), page_size=page_size, page_token=page_token)
+        answer: session_pb2.ListSessionsResponse = await self._peer.ask(self._stub.ListSessions, request, call)
+        return Page([_session(session) for session in answer.sessions], answer.next_page_token)
+
+    async def exists(self, tenant_id: TenantId, subject: UUID, session_id: UUID, call: Call) -> bool:
+        """Return whether a session is this subject's, be it over or not."""
+        request = session_pb2.GetSessionRequest(tenant_id=str(tenant_id), subject=str(subject), session_id=str(session_id))
+        try:
+            await self._peer.ask(self._stub.GetSession, request, call)
+        except NotFound:
+            return False
+        return True
+
+
 class RbacPeer:
     """The rbac context. It also decides the `permission` rules of identity's own RPCs."""
 
@@ -198,6 +223,21 @@ def _subject(kind: CallerKind, subject_id: str) -> rbac_pb2.Subject:
 
 def _tokens(tokens: token_pb2.TokenSet) -> Tokens:
     return Tokens(tokens.access_token, tokens.token_type, tokens.expires_in, tokens.refresh_token, tokens.scope, tokens.session_id)
+
+
+def _session(session: session_pb2.Session) -> OpenSession:
+    return OpenSession(
+        id=UUID(session.session_id),
+        subject=UUID(session.subject),
+        client_id=UUID(session.client_id) if session.client_id else None,
+        scopes=tuple(session.scopes),
+        acr=session.acr,
+        address=session.address,
+        user_agent=session.user_agent,
+        create_time=session.create_time.ToDatetime(UTC),
+        last_used_time=session.last_used_time.ToDatetime(UTC),
+        expire_time=session.expire_time.ToDatetime(UTC),
+    )
 
 
 def _actors(principal: token_pb2.Principal) -> tuple[UUID, ...]:

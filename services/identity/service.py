@@ -30,7 +30,7 @@ from services.identity.mail import Carrier, MailFiles, MailRoom, MailServer
 from services.identity.oauth import OAuth
 from services.identity.oauth_servicer import OAuthClientServicer, OAuthServicer
 from services.identity.passwords import Passwords, Strength
-from services.identity.peers import RbacPeer, TokenPeer
+from services.identity.peers import RbacPeer, SessionPeer, TokenPeer
 from services.identity.proof import Prover
 from services.identity.registration import Registrations
 from services.identity.relay import LOOK_EVERY, relayed
@@ -45,10 +45,11 @@ from services.identity.store.outbox import MailStore, TaskStore
 from services.identity.store.tenants import TenantStore
 from services.identity.tasks import Tasks
 from services.identity.tenants import Tenants
+from services.identity.user_sessions import UserSessions
 from services.identity.users import Users
 from watchword.identity.v1 import audit_pb2, authentication_pb2, oauth_pb2, tenant_pb2, user_pb2
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
-from watchword.token.v1 import key_pb2, session_pb2, token_pb2, token_pb2_grpc
+from watchword.token.v1 import key_pb2, session_pb2, session_pb2_grpc, token_pb2, token_pb2_grpc
 
 SWEEP_EVERY = 300.0  # seconds between looks for what has expired
 OF_PEOPLE = frozenset({"account"})  # scopes that no client can have
@@ -117,6 +118,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
         pager = Pager(derive(salt, "pages"))
 
         token_stub: token_pb2_grpc.TokenServiceAsyncStub = token_pb2_grpc.TokenServiceStub(wire)
+        session_stub: session_pb2_grpc.SessionServiceAsyncStub = session_pb2_grpc.SessionServiceStub(wire)
         permission_stub: permission_pb2_grpc.PermissionServiceAsyncStub = permission_pb2_grpc.PermissionServiceStub(wire)
         binding_stub: rbac_pb2_grpc.RoleBindingServiceAsyncStub = rbac_pb2_grpc.RoleBindingServiceStub(wire)
         token = TokenPeer(token_stub, Peer("token", own))
@@ -180,6 +182,9 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             pager=pager,
             clock=clock,
         )
+        user_sessions = UserSessions(
+            database=database, users=users, task_store=task_store, tasks=tasks, sessions=SessionPeer(session_stub, Peer("token", own))
+        )
         clients = Clients(
             database=database,
             store=clients_store,
@@ -208,7 +213,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
                 _service(authentication_pb2, "AuthenticationService"),
                 AuthenticationServicer(logins=logins, registrations=registrations, sessions=sessions, clock=clock),
             ),
-            (_service(user_pb2, "UserService"), UserServicer(users, clock)),
+            (_service(user_pb2, "UserService"), UserServicer(users, user_sessions, clock)),
             (_service(oauth_pb2, "OAuthClientService"), OAuthClientServicer(clients)),
             (_service(oauth_pb2, "OAuthService"), OAuthServicer(oauth)),
             (_service(audit_pb2, "AuditService"), AuditServicer(AuditLog(AuditStore(database), pager))),

@@ -14,6 +14,7 @@ from services.identity.mail import MailKind
 from services.identity.registration import RegisterRequest, Registrations
 from services.identity.sessions import Sessions
 from services.identity.tenants import Tenants
+from services.identity.user_sessions import UserSessions
 from services.identity.users import CreateRequest, UpdateRequest, Users
 from watchword.identity.v1 import audit_pb2, authentication_pb2, tenant_pb2, user_pb2
 
@@ -79,8 +80,9 @@ class AuthenticationServicer:
 class UserServicer:
     """watchword.identity.v1.UserService."""
 
-    def __init__(self, users: Users, clock: Clock) -> None:
+    def __init__(self, users: Users, sessions: UserSessions, clock: Clock) -> None:
         self._users = users
+        self._sessions = sessions
         self._clock = clock
 
     async def CreateUser(self, request: user_pb2.CreateUserRequest, call: Call) -> user_pb2.CreateUserResponse:
@@ -126,6 +128,15 @@ class UserServicer:
 
     async def RevokeUserTokens(self, request: user_pb2.RevokeUserTokensRequest, call: Call) -> user_pb2.RevokeUserTokensResponse:
         return user_pb2.RevokeUserTokensResponse(consistency_token=await self._users.revoke_tokens(UUID(request.user_id), call))
+
+    async def ListUserSessions(self, request: user_pb2.ListUserSessionsRequest, call: Call) -> user_pb2.ListUserSessionsResponse:
+        page = await self._sessions.list(UUID(request.user_id), call, page_size=request.page_size, page_token=request.page_token)
+        sessions = [messages.user_session(session, call.caller.session_id) for session in page.items]
+        return user_pb2.ListUserSessionsResponse(sessions=sessions, next_page_token=page.next_token)
+
+    async def RevokeUserSession(self, request: user_pb2.RevokeUserSessionRequest, call: Call) -> user_pb2.RevokeUserSessionResponse:
+        token = await self._sessions.revoke(UUID(request.user_id), UUID(request.session_id), call)
+        return user_pb2.RevokeUserSessionResponse(consistency_token=token)
 
 
 class AuditServicer:

@@ -147,7 +147,7 @@ class Users:
         Raises  InvalidRequest, NotFound, EtagMismatch, AlreadyExists
         """
         fields = request.fields
-        await self._require_authority(request.account_id, call)
+        await self.require_authority(request.account_id, call)
 
         async def effect(change: Change) -> Account:
             before = _found(await self._accounts.lock(change, call.caller.tenant_id, request.account_id))
@@ -167,7 +167,7 @@ class Users:
     async def disable(self, account_id: UUID, call: Call) -> tuple[Account, str]:
         """Keep an account out; return it with a consistency token. Raises NotFound, PreconditionFailed, FanoutPending."""
         _refuse_self(account_id, call)
-        await self._require_authority(account_id, call)
+        await self.require_authority(account_id, call)
 
         async def effect(change: Change) -> Disabled:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -182,7 +182,7 @@ class Users:
 
     async def enable(self, account_id: UUID, call: Call) -> Account:
         """Let an account in again; its old tokens stay refused. Raises NotFound, PermissionDenied."""
-        await self._require_authority(account_id, call)
+        await self.require_authority(account_id, call)
 
         async def effect(change: Change) -> Account:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -193,7 +193,7 @@ class Users:
 
     async def unlock(self, account_id: UUID, call: Call) -> Account:
         """Forget an account's failed logins. Raises NotFound, DependencyUnavailable while the shared counters cannot be reached."""
-        await self._require_authority(account_id, call)
+        await self.require_authority(account_id, call)
 
         async def effect(change: Change) -> Account:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -216,7 +216,7 @@ class Users:
         kept = await self._database.kept(call, Began)
         if kept is not None:
             return await self._tasks.settle(kept.task_id, call)
-        _require_etag(await self._require_authority(account_id, call), etag)
+        _require_etag(await self.require_authority(account_id, call), etag)
         await self._rbac.delete_subject(call, account_id)
 
         async def effect(change: Change) -> Began:
@@ -232,7 +232,7 @@ class Users:
 
     async def revoke_tokens(self, account_id: UUID, call: Call) -> str:
         """End all sessions of an account; return a consistency token. Raises NotFound, PermissionDenied, FanoutPending."""
-        await self._require_authority(account_id, call)
+        await self.require_authority(account_id, call)
 
         async def effect(change: Change) -> Began:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
@@ -242,7 +242,7 @@ class Users:
         began = await self._database.change(call, Began, effect)
         return await self._tasks.settle(began.task_id, call)
 
-    async def _require_authority(self, account_id: UUID, call: Call) -> Account:
+    async def require_authority(self, account_id: UUID, call: Call) -> Account:
         """Return the account if the caller may act upon it: whoever may do less than its owner may not. Raises NotFound, PermissionDenied."""
         account = _found(await self._accounts.find(call.caller.tenant_id, account_id))
         try:

@@ -32,6 +32,10 @@ class SessionServicer:
         listed = self._pager.page(sessions, page, key=lambda session: (str(session.id),), tenant_id=tenant_id, query=query)
         return session_pb2.ListSessionsResponse(sessions=[_message(session, call) for session in listed.items], next_page_token=listed.next_token)
 
+    async def GetSession(self, request: session_pb2.GetSessionRequest, call: Call) -> session_pb2.GetSessionResponse:
+        session = await self._sessions.get(UUID(request.tenant_id), UUID(request.session_id), subject=UUID(request.subject))
+        return session_pb2.GetSessionResponse(session=_message(session, call))
+
     async def RevokeSession(self, request: session_pb2.RevokeSessionRequest, call: Call) -> session_pb2.RevokeSessionResponse:
         tenant_id = _tenant(request.tenant_id, call)
         subject = None if call.caller.is_peer else call.caller.uuid

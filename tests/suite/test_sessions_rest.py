@@ -8,6 +8,7 @@ from uuid import uuid4
 import httpx
 
 from tests.suite.conftest import Person, Suite, Tenant, login, new_person, reason, sql
+from tests.suite.test_authority import holder
 from tests.suite.test_promise import statuses
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -73,6 +74,76 @@ async def test_other_peoples_sessions_do_not_exist(suite: Suite, admin: Person, 
     assert answers == [answers[0]] * 3
     assert (malformed.status_code, listed.status_code) == (400, 400)
     assert [await statuses(suite, other.token) for other in (admin, other_tenant.admin)] == [{"VALID"}] * 2
+
+
+async def test_an_administrator_lists_and_ends_a_persons_sessions(suite: Suite, admin: Person) -> None:
+    """Round after round: when the answer is there, no instance accepts a token of that session, and the person's other one goes on."""
+    kept = await new_person(suite, admin)
+    async with suite.rest as rest:
+        for _ in range(20):
+            lost = await login(suite, kept.email)
+            listed = (await rest.get(f"/v1/users/{kept.id}/sessions", headers=admin.headers)).json()["sessions"]
+            assert [(each["session_id"], each["user_id"], each["current"]) for each in listed] == [
+                (lost.session_id, kept.id, False),
+                (kept.session_id, kept.id, False),
+            ]
+            ended = await rest.delete(f"/v1/users/{kept.id}/sessions/{lost.session_id}", headers=admin.headers)
+            assert (ended.status_code, bool(ended.json()["consistency_token"])) == (200, True), ended.text
+            assert await statuses(suite, lost.token) == {"REVOKED"}
+        assert await statuses(suite, kept.token) == {"VALID"}
+        refreshed = await rest.post("/v1/auth/refresh", json={"refresh_token": lost.refresh_token})
+        assert (refreshed.status_code, reason(refreshed)) == (401, "TOKEN_INVALID")
+        first = (await rest.get(f"/v1/users/{admin.id}/sessions", params={"page_size": 1}, headers=admin.headers)).json()
+        assert (len(first["sessions"]), len((await rest.get("/v1/sessions", headers=kept.headers)).json()["sessions"])) == (1, 1)
+    written = "SELECT actor_id, context FROM suite.audit_event WHERE type = 'user_session_revoked' AND details->>'session_id' = $1"
+    assert [tuple(row) for row in await sql(suite, written, lost.session_id)] == [(admin.id, "identity")]
+
+
+async def test_an_administrator_reaches_no_session_elsewhere(suite: Suite, admin: Person, person: Person, other_tenant: Tenant) -> None:
+    """Of another person, of another tenant, by another tenant's administrator, one that never was: the same bytes; and all go on."""
+    unknown, foreign = str(uuid4()), other_tenant.admin
+    pairs = [
+        (admin, person.id, unknown),
+        (admin, person.id, admin.session_id),
+        (admin, person.id, foreign.session_id),
+        (admin, unknown, person.session_id),
+        (admin, foreign.id, foreign.session_id),
+        (foreign, person.id, person.session_id),
+        (foreign, admin.id, admin.session_id),
+    ]
+    async with suite.rest as rest:
+
+        async def answer(method: str, by: Person, path: str) -> tuple[int, str]:
+            request_id = str(uuid4())
+            refused = await rest.request(method, path, headers={**by.headers, "x-request-id": request_id})
+            given = refused.headers.get("x-request-id", request_id)
+            return refused.status_code, refused.text.replace(given, "").replace(request_id, "")
+
+        ends = [await answer("DELETE", by, f"/v1/users/{user_id}/sessions/{session_id}") for by, user_id, session_id in pairs]
+        lists = [await answer("GET", by, f"/v1/users/{user_id}/sessions") for by, user_id, _ in pairs[3:]]
+        plain = [
+            await answer("DELETE", person, f"/v1/users/{person.id}/sessions/{person.session_id}"),
+            await answer("GET", person, f"/v1/users/{person.id}/sessions"),
+        ]
+
+    assert ends[0][0] == 404
+    assert ends + lists == [ends[0]] * 11
+    assert [status for status, _ in plain] == [403, 403]
+    assert [await statuses(suite, one.token) for one in (admin, person, foreign)] == [{"VALID"}] * 3
+
+
+async def test_who_may_revoke_tokens_ends_no_session_of_an_administrator(suite: Suite, admin: Person) -> None:
+    """Of plain people he may; theirs are listed by whoever may read accounts, and ended by nobody else."""
+    manager, reader = await holder(suite, admin, "tokens.revoke"), await holder(suite, admin, "users.read")
+    plain = await new_person(suite, admin)
+    async with suite.rest as rest:
+        for target, expected in ((admin, 403), (plain, 200)):
+            path = f"/v1/users/{target.id}/sessions"
+            assert (await rest.delete(f"{path}/{target.session_id}", headers=reader.headers)).status_code == 403
+            assert (await rest.get(path, headers=manager.headers)).status_code == 403
+            assert (await rest.get(path, headers=reader.headers)).status_code == 200
+            ended = await rest.delete(f"{path}/{target.session_id}", headers=manager.headers)
+            assert ended.status_code == expected, ended.text
 
 
 async def test_of_fifty_refreshes_at_once_one_succeeds(suite: Suite, admin: Person) -> None:

@@ -24,7 +24,16 @@ from services.identity.service import Identity, assembled
 from services.identity.settings import IdentitySettings
 from tests.conftest import SALT, Keys, Stores, free_port
 from watchword import status
-from watchword.errors import AlreadyExists, DepthExceeded, InvalidRequest, RefreshTokenReused, TokenInvalid, WatchwordError
+from watchword.errors import (
+    AlreadyExists,
+    DepthExceeded,
+    InvalidRequest,
+    NotFound,
+    PageTokenInvalid,
+    RefreshTokenReused,
+    TokenInvalid,
+    WatchwordError,
+)
 from watchword.identity.v1 import (
     audit_pb2_grpc,
     authentication_pb2,
@@ -35,7 +44,7 @@ from watchword.identity.v1 import (
     user_pb2_grpc,
 )
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
-from watchword.token.v1 import token_pb2, token_pb2_grpc
+from watchword.token.v1 import session_pb2, session_pb2_grpc, token_pb2, token_pb2_grpc
 
 TENANT = str(DEFAULT_TENANT)
 PASSWORD = "a violet kettle sings"
@@ -184,8 +193,45 @@ class TokenStandIn(token_pb2_grpc.TokenServiceServicer):
 
 
 @dataclass
+class SessionStandIn(session_pb2_grpc.SessionServiceServicer):
+    """Lists what `token` has issued; a page holds two sessions."""
+
+    token: TokenStandIn
+    ended: list[session_pb2.Session] = field(default_factory=list)
+
+    async def ListSessions(self, request: session_pb2.ListSessionsRequest, context: Any) -> session_pb2.ListSessionsResponse:
+        await self.token._answerable(context)
+        if request.page_token and not request.page_token.isdigit():
+            await _abort(context, PageTokenInvalid())
+        begin = int(request.page_token or 0)
+        found = [each for each in self._live() if (each[0].tenant_id, each[1].subject) == (request.tenant_id, request.subject)]
+        more = str(begin + 2) if len(found) > begin + 2 else ""
+        return session_pb2.ListSessionsResponse(sessions=[each[1] for each in found[begin : begin + 2]], next_page_token=more)
+
+    async def GetSession(self, request: session_pb2.GetSessionRequest, context: Any) -> session_pb2.GetSessionResponse:
+        await self.token._answerable(context)
+        asked = (request.tenant_id, request.subject, request.session_id)
+        for principal, session in self._live():
+            if (principal.tenant_id, principal.subject, principal.session_id) == asked:
+                return session_pb2.GetSessionResponse(session=session)
+        for session in self.ended:
+            if (session.subject, session.session_id) == asked[1:]:
+                return session_pb2.GetSessionResponse(session=session)
+        await _abort(context, NotFound())
+        raise AssertionError
+
+    def _live(self) -> list[tuple[token_pb2.Principal, session_pb2.Session]]:
+        """Return sessions with the principal that each is of, latest first."""
+        access = [principal for token, principal in self.token.principals.items() if token.startswith("access") and principal.session_id]
+        return [
+            (principal, session_pb2.Session(session_id=principal.session_id, subject=principal.subject, acr="pwd", scopes=principal.scopes))
+            for principal in reversed(access)
+        ]
+
+
+@dataclass
 class PermissionStandIn(permission_pb2_grpc.PermissionServiceServicer):
-    """Allows everything to administrators."""
+    """Allows everything to administrators, and to others what `powers` says."""
 
     is_down: bool = False
     administrators: set[str] = field(default_factory=set)
@@ -195,7 +241,7 @@ class PermissionStandIn(permission_pb2_grpc.PermissionServiceServicer):
     async def CheckPermission(self, request: permission_pb2.CheckPermissionRequest, context: Any) -> permission_pb2.CheckPermissionResponse:
         if self.is_down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
-        allowed = request.subject.id in self.administrators
+        allowed = request.subject.id in self.administrators or request.permission in self.powers.get(request.subject.id, set())
         return permission_pb2.CheckPermissionResponse(decision=permission_pb2.ALLOW if allowed else permission_pb2.DENY)
 
     async def CheckAuthority(self, request: permission_pb2.CheckAuthorityRequest, context: Any) -> permission_pb2.CheckAuthorityResponse:
@@ -249,6 +295,7 @@ class Peers:
     """The stand-ins, and where they listen."""
 
     token: TokenStandIn
+    sessions: SessionStandIn
     permissions: PermissionStandIn
     bindings: BindingStandIn
     address: str
@@ -257,9 +304,12 @@ class Peers:
 @pytest.fixture(scope="session")
 async def peers() -> AsyncIterator[Peers]:
     """Stand-ins for token and rbac on one address, as behind Envoy's internal listener."""
-    found = Peers(TokenStandIn(), PermissionStandIn(), BindingStandIn(), f"127.0.0.1:{free_port()}")  # type: ignore[abstract]  # they stand in for what is used
+    token = TokenStandIn()  # type: ignore[abstract]  # they stand in for what is used
+    sessions = SessionStandIn(token)  # type: ignore[abstract]
+    found = Peers(token, sessions, PermissionStandIn(), BindingStandIn(), f"127.0.0.1:{free_port()}")  # type: ignore[abstract]
     server = grpc.aio.server()
     token_pb2_grpc.add_TokenServiceServicer_to_server(found.token, server)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(found.sessions, server)
     permission_pb2_grpc.add_PermissionServiceServicer_to_server(found.permissions, server)
     rbac_pb2_grpc.add_RoleBindingServiceServicer_to_server(found.bindings, server)
     server.add_insecure_port(found.address)

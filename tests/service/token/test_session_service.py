@@ -161,6 +161,23 @@ async def test_services_say_whose_sessions(sessions: Sessions) -> None:
         assert type(await refused(sessions.page(sessions.token.keys.metadata(name, to="token")))) is PermissionDenied
 
 
+async def test_identity_asks_whose_a_session_is(sessions: Sessions) -> None:
+    """Also of one that is over, for ending it may have to be repeated. People and other services ask by listing, or not at all."""
+    tokens, tenant_id = await sessions.token.issue(), str(uuid4())
+    subject, identity, get = (await sessions.page(bearer(tokens))).sessions[0].subject, sessions.token.identity, sessions.stubs[1].GetSession
+    asked = {"session_id": tokens.session_id, "tenant_id": TENANT, "subject": subject}
+
+    for _ in range(2):
+        found = (await get(session_pb2.GetSessionRequest(**asked), metadata=identity)).session
+        assert (found.session_id, found.subject, found.current) == (tokens.session_id, subject, False)
+        await sessions.revoke(identity, tokens.session_id, tenant_id=TENANT)
+    others = [asked | {"subject": str(uuid4())}, asked | {"tenant_id": tenant_id}, asked | {"session_id": str(uuid4())}]
+    for other in others:
+        assert type(await refused(get(session_pb2.GetSessionRequest(**other), metadata=identity))) is NotFound
+    for caller in (bearer(await sessions.token.issue(subject=subject)), sessions.token.keys.metadata("rbac", to="token")):
+        assert type(await refused(get(session_pb2.GetSessionRequest(**asked), metadata=caller))) is PermissionDenied
+
+
 async def test_a_client_of_its_own_has_no_sessions(sessions: Sessions) -> None:
     """client_credentials opens none; and a token without the scope sees nobody's."""
     client_id = str(uuid4())

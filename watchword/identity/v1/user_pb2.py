@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from watchword.identity.v1 import authentication_pb2 as watchword_dot_identity_dot_v1_dot_authentication__pb2
 from watchword.options.v1 import access_pb2 as watchword_dot_options_dot_v1_dot_access__pb2
 from watchword.options.v1 import field_pb2 as watchword_dot_options_dot_v1_dot_field__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n watchword/identity/v1/user.proto\x12\x15watchword.identity.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a*watchword/identity/v1/authentication.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\xc2\x01\n\x11\x43reateUserRequest\x12\x1a\n\x05\x65mail\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1b\n\x08username\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x1d\n\x08password\x18\x03 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x10\x80\x08(\x01\x12\x1f\n\x0c\x64isplay_name\x18\x04 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x16\n\x0e\x65mail_verified\x18\x05 \x01(\x08\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"?\n\x12\x43reateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"-\n\x0eGetUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\"<\n\x0fGetUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"\x8f\x01\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1d\n\npage_token\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\x12\x18\n\x05login\x18\x03 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .watchword.identity.v1.UserState\"X\n\x11ListUsersResponse\x12*\n\x05users\x18\x01 \x03(\x0b\x32\x1b.watchword.identity.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc8\x01\n\x11UpdateUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x39\n\x04user\x18\x02 \x01(\x0b\x32!.watchword.identity.v1.UserUpdateB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"d\n\nUserUpdate\x12\x18\n\x05\x65mail\x18\x01 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\xfe\x01\x12\x1b\n\x08username\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x1f\n\x0c\x64isplay_name\x18\x03 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\"?\n\x12UpdateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"O\n\x12\x44isableUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"[\n\x13\x44isableUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\"N\n\x11\x45nableUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"?\n\x12\x45nableUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"N\n\x11UnlockUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"?\n\x12UnlockUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"\\\n\x11\x44\x65leteUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"/\n\x12\x44\x65leteUserResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"T\n\x17RevokeUserTokensRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"5\n\x18RevokeUserTokensResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t2\x81\x0b\n\x0bUserService\x12\x8d\x01\n\nCreateUser\x12(.watchword.identity.v1.CreateUserRequest\x1a).watchword.identity.v1.CreateUserResponse\"*\x82\xd3\xe4\x93\x02\x0e\"\t/v1/users:\x01*\xda\xf5\xdd\xb7\x0c\x10\x1a\x0cusers.create8\x01\x12\x87\x01\n\x07GetUser\x12%.watchword.identity.v1.GetUserRequest\x1a&.watchword.identity.v1.GetUserResponse\"-\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\xda\xf5\xdd\xb7\x0c\x0c\x1a\nusers.read\x12\x83\x01\n\tListUsers\x12\'.watchword.identity.v1.ListUsersRequest\x1a(.watchword.identity.v1.ListUsersResponse\"#\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\xda\xf5\xdd\xb7\x0c\x0c\x1a\nusers.read\x12\x97\x01\n\nUpdateUser\x12(.watchword.identity.v1.UpdateUserRequest\x1a).watchword.identity.v1.UpdateUserResponse\"4\x82\xd3\xe4\x93\x02\x18\x32\x13/v1/users/{user_id}:\x01*\xda\xf5\xdd\xb7\x0c\x10\x1a\x0cusers.update8\x01\x12\xa3\x01\n\x0b\x44isableUser\x12).watchword.identity.v1.DisableUserRequest\x1a*.watchword.identity.v1.DisableUserResponse\"=\x82\xd3\xe4\x93\x02 \"\x1b/v1/users/{user_id}:disable:\x01*\xda\xf5\xdd\xb7\x0c\x11\x1a\rusers.disable8\x01\x12\x9f\x01\n\nEnableUser\x12(.watchword.identity.v1.EnableUserRequest\x1a).watchword.identity.v1.EnableUserResponse\"<\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/users/{user_id}:enable:\x01*\xda\xf5\xdd\xb7\x0c\x11\x1a\rusers.disable8\x01\x12\x9e\x01\n\nUnlockUser\x12(.watchword.identity.v1.UnlockUserRequest\x1a).watchword.identity.v1.UnlockUserResponse\";\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/users/{user_id}:unlock:\x01*\xda\xf5\xdd\xb7\x0c\x10\x1a\x0cusers.unlock8\x01\x12\x94\x01\n\nDeleteUser\x12(.watchword.identity.v1.DeleteUserRequest\x1a).watchword.identity.v1.DeleteUserResponse\"1\x82\xd3\xe4\x93\x02\x15*\x13/v1/users/{user_id}\xda\xf5\xdd\xb7\x0c\x10\x1a\x0cusers.delete8\x01\x12\xb7\x01\n\x10RevokeUserTokens\x12..watchword.identity.v1.RevokeUserTokensRequest\x1a/.watchword.identity.v1.RevokeUserTokensResponse\"B\x82\xd3\xe4\x93\x02%\" /v1/users/{user_id}:revokeTokens:\x01*\xda\xf5\xdd\xb7\x0c\x11\x1a\rtokens.revoke8\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n watchword/identity/v1/user.proto\x12\x15watchword.identity.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*watchword/identity/v1/authentication.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\xc2\x01\n\x11\x43reateUserRequest\x12\x1a\n\x05\x65mail\x18\x01 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1b\n\x08username\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x1d\n\x08password\x18\x03 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x10\x80\x08(\x01\x12\x1f\n\x0c\x64isplay_name\x18\x04 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x16\n\x0e\x65mail_verified\x18\x05 \x01(\x08\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"?\n\x12\x43reateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"-\n\x0eGetUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\"<\n\x0fGetUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"\x8f\x01\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1d\n\npage_token\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\x12\x18\n\x05login\x18\x03 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .watchword.identity.v1.UserState\"X\n\x11ListUsersResponse\x12*\n\x05users\x18\x01 \x03(\x0b\x32\x1b.watchword.identity.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc8\x01\n\x11UpdateUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x39\n\x04user\x18\x02 \x01(\x0b\x32!.watchword.identity.v1.UserUpdateB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"d\n\nUserUpdate\x12\x18\n\x05\x65mail\x18\x01 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\xfe\x01\x12\x1b\n\x08username\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12\x1f\n\x0c\x64isplay_name\x18\x03 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\"?\n\x12UpdateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"O\n\x12\x44isableUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"[\n\x13\x44isableUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\"N\n\x11\x45nableUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"?\n\x12\x45nableUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"N\n\x11UnlockUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"?\n\x12UnlockUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.watchword.identity.v1.User\"\\\n\x11\x44\x65leteUserRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"/\n\x12\x44\x65leteUserResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"T\n\x17RevokeUserTokensRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"5\n\x18RevokeUserTokensResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t\"\xae\x02\n\x0bUserSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x0b\n\x03\x61\x63r\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x12\n\nuser_agent\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_used_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x0b \x01(\x08\"h\n\x17ListUserSessionsRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x1d\n\npage_token\x18\x03 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\"i\n\x18ListUserSessionsResponse\x12\x34\n\x08sessions\x18\x01 \x03(\x0b\x32\".watchword.identity.v1.UserSession\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x18RevokeUserSessionRequest\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1e\n\nsession_id\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"6\n\x19RevokeUserSessionResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t2\xf2\r\n\x0bUserService\x12\x8d\x01\n\nCreateUser\x12(.watchword.identity.v1.CreateUserRequest\x1a).watchword.identity.v1.CreateUserResponse\"*\x82\xd3\xe4\x93\x02\x0e\"\t/v1/users:\x01*\xda\xf5\xdd\xb7\x0c\x10\x1a\x0cusers.create8\x01\x12\x87\x01\n\x07GetUser\x12%.watchword.identity.v1.GetUserRequest\x1a&.watchword.identity.v1.GetUserResponse\"-\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\xda\xf5\xdd\xb7\x0c\x0c\x1a\nusers.read\x12\x83\x01\n\tListUsers\x12\'.watchword.identity.v1.ListUsersRequest\x1a(.watchword.identity.v1.ListUsersResponse\"#\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\xda\xf5\xdd\xb7\x0c\x0c\x1a\nusers.read\x12\x97\x01\n\nUpdateUser\x12(.watchword.identity.v1.UpdateUserRequest\x1a).watchword.identity.v1.UpdateUserResponse\"4\x82\xd3\xe4\x93\x02\x18\x32\x13/v1/users/{user_id}:\x01*\xda\xf5\xdd\xb7\x0c\x10\x1a\x0cusers.update8\x01\x12\xa3\x01\n\x0b\x44isableUser\x12).watchword.identity.v1.DisableUserRequest\x1a*.watchword.identity.v1.DisableUserResponse\"=\x82\xd3\xe4\x93\x02 \"\x1b/v1/users/{user_id}:disable:\x01*\xda\xf5\xdd\xb7\x0c\x11\x1a\rusers.disable8\x01\x12\x9f\x01\n\nEnableUser\x12(.watchword.identity.v1.EnableUserRequest\x1a).watchword.identity.v1.EnableUserResponse\"<\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/users/{user_id}:enable:\x01*\xda\xf5\xdd\xb7\x0c\x11\x1a\rusers.disable8\x01\x12\x9e\x01\n\nUnlockUser\x12(.watchword.identity.v1.UnlockUserRequest\x1a).watchword.identity.v1.UnlockUserResponse\";\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/users/{user_id}:unlock:\x01*\xda\xf5\xdd\xb7\x0c\x10\x1a\x0cusers.unlock8\x01\x12\x94\x01\n\nDeleteUser\x12(.watchword.identity.v1.DeleteUserRequest\x1a).watchword.identity.v1.DeleteUserResponse\"1\x82\xd3\xe4\x93\x02\x15*\x13/v1/users/{user_id}\xda\xf5\xdd\xb7\x0c\x10\x1a\x0cusers.delete8\x01\x12\xb7\x01\n\x10RevokeUserTokens\x12..watchword.identity.v1.RevokeUserTokensRequest\x1a/.watchword.identity.v1.RevokeUserTokensResponse\"B\x82\xd3\xe4\x93\x02%\" /v1/users/{user_id}:revokeTokens:\x01*\xda\xf5\xdd\xb7\x0c\x11\x1a\rtokens.revoke8\x01\x12\xab\x01\n\x10ListUserSessions\x12..watchword.identity.v1.ListUserSessionsRequest\x1a/.watchword.identity.v1.ListUserSessionsResponse\"6\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/users/{user_id}/sessions\xda\xf5\xdd\xb7\x0c\x0c\x1a\nusers.read\x12\xc0\x01\n\x11RevokeUserSession\x12/.watchword.identity.v1.RevokeUserSessionRequest\x1a\x30.watchword.identity.v1.RevokeUserSessionResponse\"H\x82\xd3\xe4\x93\x02+*)/v1/users/{user_id}/sessions/{session_id}\xda\xf5\xdd\xb7\x0c\x11\x1a\rtokens.revoke8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -84,6 +85,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKEUSERTOKENSREQUEST'].fields_by_name['user_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
   _globals['_REVOKEUSERTOKENSREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REVOKEUSERTOKENSREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\002 \001'
+  _globals['_LISTUSERSESSIONSREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_LISTUSERSESSIONSREQUEST'].fields_by_name['user_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
+  _globals['_LISTUSERSESSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTUSERSESSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342\365\335\267\014\003\020\200\010'
+  _globals['_REVOKEUSERSESSIONREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_REVOKEUSERSESSIONREQUEST'].fields_by_name['user_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
+  _globals['_REVOKEUSERSESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
+  _globals['_REVOKEUSERSESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
+  _globals['_REVOKEUSERSESSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REVOKEUSERSESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\002 \001'
   _globals['_USERSERVICE'].methods_by_name['CreateUser']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['CreateUser']._serialized_options = b'\202\323\344\223\002\016\"\t/v1/users:\001*\332\365\335\267\014\020\032\014users.create8\001'
   _globals['_USERSERVICE'].methods_by_name['GetUser']._loaded_options = None
@@ -102,44 +113,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['DeleteUser']._serialized_options = b'\202\323\344\223\002\025*\023/v1/users/{user_id}\332\365\335\267\014\020\032\014users.delete8\001'
   _globals['_USERSERVICE'].methods_by_name['RevokeUserTokens']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['RevokeUserTokens']._serialized_options = b'\202\323\344\223\002%\" /v1/users/{user_id}:revokeTokens:\001*\332\365\335\267\014\021\032\rtokens.revoke8\001'
-  _globals['_CREATEUSERREQUEST']._serialized_start=237
-  _globals['_CREATEUSERREQUEST']._serialized_end=431
-  _globals['_CREATEUSERRESPONSE']._serialized_start=433
-  _globals['_CREATEUSERRESPONSE']._serialized_end=496
-  _globals['_GETUSERREQUEST']._serialized_start=498
-  _globals['_GETUSERREQUEST']._serialized_end=543
-  _globals['_GETUSERRESPONSE']._serialized_start=545
-  _globals['_GETUSERRESPONSE']._serialized_end=605
-  _globals['_LISTUSERSREQUEST']._serialized_start=608
-  _globals['_LISTUSERSREQUEST']._serialized_end=751
-  _globals['_LISTUSERSRESPONSE']._serialized_start=753
-  _globals['_LISTUSERSRESPONSE']._serialized_end=841
-  _globals['_UPDATEUSERREQUEST']._serialized_start=844
-  _globals['_UPDATEUSERREQUEST']._serialized_end=1044
-  _globals['_USERUPDATE']._serialized_start=1046
-  _globals['_USERUPDATE']._serialized_end=1146
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=1148
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=1211
-  _globals['_DISABLEUSERREQUEST']._serialized_start=1213
-  _globals['_DISABLEUSERREQUEST']._serialized_end=1292
-  _globals['_DISABLEUSERRESPONSE']._serialized_start=1294
-  _globals['_DISABLEUSERRESPONSE']._serialized_end=1385
-  _globals['_ENABLEUSERREQUEST']._serialized_start=1387
-  _globals['_ENABLEUSERREQUEST']._serialized_end=1465
-  _globals['_ENABLEUSERRESPONSE']._serialized_start=1467
-  _globals['_ENABLEUSERRESPONSE']._serialized_end=1530
-  _globals['_UNLOCKUSERREQUEST']._serialized_start=1532
-  _globals['_UNLOCKUSERREQUEST']._serialized_end=1610
-  _globals['_UNLOCKUSERRESPONSE']._serialized_start=1612
-  _globals['_UNLOCKUSERRESPONSE']._serialized_end=1675
-  _globals['_DELETEUSERREQUEST']._serialized_start=1677
-  _globals['_DELETEUSERREQUEST']._serialized_end=1769
-  _globals['_DELETEUSERRESPONSE']._serialized_start=1771
-  _globals['_DELETEUSERRESPONSE']._serialized_end=1818
-  _globals['_REVOKEUSERTOKENSREQUEST']._serialized_start=1820
-  _globals['_REVOKEUSERTOKENSREQUEST']._serialized_end=1904
-  _globals['_REVOKEUSERTOKENSRESPONSE']._serialized_start=1906
-  _globals['_REVOKEUSERTOKENSRESPONSE']._serialized_end=1959
-  _globals['_USERSERVICE']._serialized_start=1962
-  _globals['_USERSERVICE']._serialized_end=3371
+  _globals['_USERSERVICE'].methods_by_name['ListUserSessions']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ListUserSessions']._serialized_options = b'\202\323\344\223\002\036\022\034/v1/users/{user_id}/sessions\332\365\335\267\014\014\032\nusers.read'
+  _globals['_USERSERVICE'].methods_by_name['RevokeUserSession']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['RevokeUserSession']._serialized_options = b'\202\323\344\223\002+*)/v1/users/{user_id}/sessions/{session_id}\332\365\335\267\014\021\032\rtokens.revoke8\001'
+  _globals['_CREATEUSERREQUEST']._serialized_start=270
+  _globals['_CREATEUSERREQUEST']._serialized_end=464
+  _globals['_CREATEUSERRESPONSE']._serialized_start=466
+  _globals['_CREATEUSERRESPONSE']._serialized_end=529
+  _globals['_GETUSERREQUEST']._serialized_start=531
+  _globals['_GETUSERREQUEST']._serialized_end=576
+  _globals['_GETUSERRESPONSE']._serialized_start=578
+  _globals['_GETUSERRESPONSE']._serialized_end=638
+  _globals['_LISTUSERSREQUEST']._serialized_start=641
+  _globals['_LISTUSERSREQUEST']._serialized_end=784
+  _globals['_LISTUSERSRESPONSE']._serialized_start=786
+  _globals['_LISTUSERSRESPONSE']._serialized_end=874
+  _globals['_UPDATEUSERREQUEST']._serialized_start=877
+  _globals['_UPDATEUSERREQUEST']._serialized_end=1077
+  _globals['_USERUPDATE']._serialized_start=1079
+  _globals['_USERUPDATE']._serialized_end=1179
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=1181
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=1244
+  _globals['_DISABLEUSERREQUEST']._serialized_start=1246
+  _globals['_DISABLEUSERREQUEST']._serialized_end=1325
+  _globals['_DISABLEUSERRESPONSE']._serialized_start=1327
+  _globals['_DISABLEUSERRESPONSE']._serialized_end=1418
+  _globals['_ENABLEUSERREQUEST']._serialized_start=1420
+  _globals['_ENABLEUSERREQUEST']._serialized_end=1498
+  _globals['_ENABLEUSERRESPONSE']._serialized_start=1500
+  _globals['_ENABLEUSERRESPONSE']._serialized_end=1563
+  _globals['_UNLOCKUSERREQUEST']._serialized_start=1565
+  _globals['_UNLOCKUSERREQUEST']._serialized_end=1643
+  _globals['_UNLOCKUSERRESPONSE']._serialized_start=1645
+  _globals['_UNLOCKUSERRESPONSE']._serialized_end=1708
+  _globals['_DELETEUSERREQUEST']._serialized_start=1710
+  _globals['_DELETEUSERREQUEST']._serialized_end=1802
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1804
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1851
+  _globals['_REVOKEUSERTOKENSREQUEST']._serialized_start=1853
+  _globals['_REVOKEUSERTOKENSREQUEST']._serialized_end=1937
+  _globals['_REVOKEUSERTOKENSRESPONSE']._serialized_start=1939
+  _globals['_REVOKEUSERTOKENSRESPONSE']._serialized_end=1992
+  _globals['_USERSESSION']._serialized_start=1995
+  _globals['_USERSESSION']._serialized_end=2297
+  _globals['_LISTUSERSESSIONSREQUEST']._serialized_start=2299
+  _globals['_LISTUSERSESSIONSREQUEST']._serialized_end=2403
+  _globals['_LISTUSERSESSIONSRESPONSE']._serialized_start=2405
+  _globals['_LISTUSERSESSIONSRESPONSE']._serialized_end=2510
+  _globals['_REVOKEUSERSESSIONREQUEST']._serialized_start=2512
+  _globals['_REVOKEUSERSESSIONREQUEST']._serialized_end=2629
+  _globals['_REVOKEUSERSESSIONRESPONSE']._serialized_start=2631
+  _globals['_REVOKEUSERSESSIONRESPONSE']._serialized_end=2685
+  _globals['_USERSERVICE']._serialized_start=2688
+  _globals['_USERSERVICE']._serialized_end=4466
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,16 @@ class UserServiceStub:
                 request_serializer=watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserTokensRequest.SerializeToString,
                 response_deserializer=watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserTokensResponse.FromString,
                 _registered_method=True)
+        self.ListUserSessions = channel.unary_unary(
+                '/watchword.identity.v1.UserService/ListUserSessions',
+                request_serializer=watchword_dot_identity_dot_v1_dot_user__pb2.ListUserSessionsRequest.SerializeToString,
+                response_deserializer=watchword_dot_identity_dot_v1_dot_user__pb2.ListUserSessionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeUserSession = channel.unary_unary(
+                '/watchword.identity.v1.UserService/RevokeUserSession',
+                request_serializer=watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserSessionRequest.SerializeToString,
+                response_deserializer=watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserSessionResponse.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer:
@@ -149,6 +159,20 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUserSessions(self, request, context):
+        """Lists the live sessions of an account, latest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeUserSession(self, request, context):
+        """Ends one session of an account. Its tokens are refused everywhere from the answer on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +220,16 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.RevokeUserTokens,
                     request_deserializer=watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserTokensRequest.FromString,
                     response_serializer=watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserTokensResponse.SerializeToString,
+            ),
+            'ListUserSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUserSessions,
+                    request_deserializer=watchword_dot_identity_dot_v1_dot_user__pb2.ListUserSessionsRequest.FromString,
+                    response_serializer=watchword_dot_identity_dot_v1_dot_user__pb2.ListUserSessionsResponse.SerializeToString,
+            ),
+            'RevokeUserSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeUserSession,
+                    request_deserializer=watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserSessionRequest.FromString,
+                    response_serializer=watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -442,6 +476,60 @@ class UserService:
             '/watchword.identity.v1.UserService/RevokeUserTokens',
             watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserTokensRequest.SerializeToString,
             watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUserSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.identity.v1.UserService/ListUserSessions',
+            watchword_dot_identity_dot_v1_dot_user__pb2.ListUserSessionsRequest.SerializeToString,
+            watchword_dot_identity_dot_v1_dot_user__pb2.ListUserSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeUserSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.identity.v1.UserService/RevokeUserSession',
+            watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserSessionRequest.SerializeToString,
+            watchword_dot_identity_dot_v1_dot_user__pb2.RevokeUserSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

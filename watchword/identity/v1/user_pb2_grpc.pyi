@@ -51,6 +51,10 @@ class UserServiceStub:
     """Deletes an account, its credentials and sessions. Its names become free."""
     RevokeUserTokens: _grpc.UnaryUnaryMultiCallable[_user_pb2.RevokeUserTokensRequest, _user_pb2.RevokeUserTokensResponse]
     """Revokes all tokens of an account."""
+    ListUserSessions: _grpc.UnaryUnaryMultiCallable[_user_pb2.ListUserSessionsRequest, _user_pb2.ListUserSessionsResponse]
+    """Lists the live sessions of an account, latest first."""
+    RevokeUserSession: _grpc.UnaryUnaryMultiCallable[_user_pb2.RevokeUserSessionRequest, _user_pb2.RevokeUserSessionResponse]
+    """Ends one session of an account. Its tokens are refused everywhere from the answer on."""
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -75,6 +79,10 @@ class UserServiceAsyncStub(UserServiceStub):
     """Deletes an account, its credentials and sessions. Its names become free."""
     RevokeUserTokens: _aio.UnaryUnaryMultiCallable[_user_pb2.RevokeUserTokensRequest, _user_pb2.RevokeUserTokensResponse]  # type: ignore[assignment]
     """Revokes all tokens of an account."""
+    ListUserSessions: _aio.UnaryUnaryMultiCallable[_user_pb2.ListUserSessionsRequest, _user_pb2.ListUserSessionsResponse]  # type: ignore[assignment]
+    """Lists the live sessions of an account, latest first."""
+    RevokeUserSession: _aio.UnaryUnaryMultiCallable[_user_pb2.RevokeUserSessionRequest, _user_pb2.RevokeUserSessionResponse]  # type: ignore[assignment]
+    """Ends one session of an account. Its tokens are refused everywhere from the answer on."""
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an administrator does with the accounts of a tenant."""
@@ -150,5 +158,21 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.RevokeUserTokensResponse, _abc.Awaitable[_user_pb2.RevokeUserTokensResponse]]:
         """Revokes all tokens of an account."""
+
+    @_abc_1.abstractmethod
+    def ListUserSessions(
+        self,
+        request: _user_pb2.ListUserSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_pb2.ListUserSessionsResponse, _abc.Awaitable[_user_pb2.ListUserSessionsResponse]]:
+        """Lists the live sessions of an account, latest first."""
+
+    @_abc_1.abstractmethod
+    def RevokeUserSession(
+        self,
+        request: _user_pb2.RevokeUserSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_pb2.RevokeUserSessionResponse, _abc.Awaitable[_user_pb2.RevokeUserSessionResponse]]:
+        """Ends one session of an account. Its tokens are refused everywhere from the answer on."""
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,7 +28,7 @@ from watchword.options.v1 import access_pb2 as watchword_dot_options_dot_v1_dot_
 from watchword.options.v1 import field_pb2 as watchword_dot_options_dot_v1_dot_field__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n watchword/token/v1/session.proto\x12\x12watchword.token.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\xaa\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x0b\n\x03\x61\x63r\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x12\n\nuser_agent\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_used_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x0b \x01(\x08\"\x7f\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1d\n\npage_token\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\x12\x19\n\x07subject\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12\x1b\n\ttenant_id\x18\x04 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.watchword.token.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x14RevokeSessionRequest\x12\x1e\n\nsession_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1b\n\ttenant_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"2\n\x15RevokeSessionResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t2\xc8\x02\n\x0eSessionService\x12\x90\x01\n\x0cListSessions\x12\'.watchword.token.v1.ListSessionsRequest\x1a(.watchword.token.v1.ListSessionsResponse\"-\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/sessions\xda\xf5\xdd\xb7\x0c\x13\"\x07\x61\x63\x63ount*\x08identity\x12\xa2\x01\n\rRevokeSession\x12(.watchword.token.v1.RevokeSessionRequest\x1a).watchword.token.v1.RevokeSessionResponse\"<\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\xda\xf5\xdd\xb7\x0c\x15\"\x07\x61\x63\x63ount*\x08identity8\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n watchword/token/v1/session.proto\x12\x12watchword.token.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\xaa\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x0b\n\x03\x61\x63r\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x12\n\nuser_agent\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_used_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x0b \x01(\x08\"\x7f\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1d\n\npage_token\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\x12\x19\n\x07subject\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12\x1b\n\ttenant_id\x18\x04 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.watchword.token.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x11GetSessionRequest\x12\x1e\n\nsession_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1d\n\ttenant_id\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1b\n\x07subject\x18\x03 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\"B\n\x12GetSessionResponse\x12,\n\x07session\x18\x01 \x01(\x0b\x32\x1b.watchword.token.v1.Session\"q\n\x14RevokeSessionRequest\x12\x1e\n\nsession_id\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\x12\x1b\n\ttenant_id\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"2\n\x15RevokeSessionResponse\x12\x19\n\x11\x63onsistency_token\x18\x01 \x01(\t2\xb9\x03\n\x0eSessionService\x12\x90\x01\n\x0cListSessions\x12\'.watchword.token.v1.ListSessionsRequest\x1a(.watchword.token.v1.ListSessionsResponse\"-\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/sessions\xda\xf5\xdd\xb7\x0c\x13\"\x07\x61\x63\x63ount*\x08identity\x12o\n\nGetSession\x12%.watchword.token.v1.GetSessionRequest\x1a&.watchword.token.v1.GetSessionResponse\"\x12\xda\xf5\xdd\xb7\x0c\x0c*\x08identity0\x01\x12\xa2\x01\n\rRevokeSession\x12(.watchword.token.v1.RevokeSessionRequest\x1a).watchword.token.v1.RevokeSessionResponse\"<\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\xda\xf5\xdd\xb7\x0c\x15\"\x07\x61\x63\x63ount*\x08identity8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSESSIONSREQUEST'].fields_by_name['subject']._serialized_options = b'\342\365\335\267\014\002 \001'
   _globals['_LISTSESSIONSREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_LISTSESSIONSREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\342\365\335\267\014\002 \001'
+  _globals['_GETSESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
+  _globals['_GETSESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
+  _globals['_GETSESSIONREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_GETSESSIONREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
+  _globals['_GETSESSIONREQUEST'].fields_by_name['subject']._loaded_options = None
+  _globals['_GETSESSIONREQUEST'].fields_by_name['subject']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
   _globals['_REVOKESESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
   _globals['_REVOKESESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
   _globals['_REVOKESESSIONREQUEST'].fields_by_name['tenant_id']._loaded_options = None
@@ -49,6 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKESESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\002 \001'
   _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/sessions\332\365\335\267\014\023\"\007account*\010identity'
+  _globals['_SESSIONSERVICE'].methods_by_name['GetSession']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['GetSession']._serialized_options = b'\332\365\335\267\014\014*\010identity0\001'
   _globals['_SESSIONSERVICE'].methods_by_name['RevokeSession']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['RevokeSession']._serialized_options = b'\202\323\344\223\002\033*\031/v1/sessions/{session_id}\332\365\335\267\014\025\"\007account*\010identity8\001'
   _globals['_SESSION']._serialized_start=189
@@ -57,10 +65,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSESSIONSREQUEST']._serialized_end=616
   _globals['_LISTSESSIONSRESPONSE']._serialized_start=618
   _globals['_LISTSESSIONSRESPONSE']._serialized_end=712
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=714
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=827
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=829
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=879
-  _globals['_SESSIONSERVICE']._serialized_start=882
-  _globals['_SESSIONSERVICE']._serialized_end=1210
+  _globals['_GETSESSIONREQUEST']._serialized_start=714
+  _globals['_GETSESSIONREQUEST']._serialized_end=825
+  _globals['_GETSESSIONRESPONSE']._serialized_start=827
+  _globals['_GETSESSIONRESPONSE']._serialized_end=893
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=895
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1008
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1010
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1060
+  _globals['_SESSIONSERVICE']._serialized_start=1063
+  _globals['_SESSIONSERVICE']._serialized_end=1504
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class SessionServiceStub:
                 request_serializer=watchword_dot_token_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=watchword_dot_token_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
+        self.GetSession = channel.unary_unary(
+                '/watchword.token.v1.SessionService/GetSession',
+                request_serializer=watchword_dot_token_dot_v1_dot_session__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=watchword_dot_token_dot_v1_dot_session__pb2.GetSessionResponse.FromString,
+                _registered_method=True)
         self.RevokeSession = channel.unary_unary(
                 '/watchword.token.v1.SessionService/RevokeSession',
                 request_serializer=watchword_dot_token_dot_v1_dot_session__pb2.RevokeSessionRequest.SerializeToString,
@@ -53,6 +58,13 @@ class SessionServiceServicer:
 
     def ListSessions(self, request, context):
         """Lists the live sessions of a subject, latest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSession(self, request, context):
+        """Returns one session, also one that is over but not yet forgotten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +84,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListSessions,
                     request_deserializer=watchword_dot_token_dot_v1_dot_session__pb2.ListSessionsRequest.FromString,
                     response_serializer=watchword_dot_token_dot_v1_dot_session__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'GetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSession,
+                    request_deserializer=watchword_dot_token_dot_v1_dot_session__pb2.GetSessionRequest.FromString,
+                    response_serializer=watchword_dot_token_dot_v1_dot_session__pb2.GetSessionResponse.SerializeToString,
             ),
             'RevokeSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeSession,
@@ -107,6 +124,33 @@ class SessionService:
             '/watchword.token.v1.SessionService/ListSessions',
             watchword_dot_token_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
             watchword_dot_token_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.token.v1.SessionService/GetSession',
+            watchword_dot_token_dot_v1_dot_session__pb2.GetSessionRequest.SerializeToString,
+            watchword_dot_token_dot_v1_dot_session__pb2.GetSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
