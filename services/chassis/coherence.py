@@ -14,13 +14,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
 
-from services.chassis.lease_log import Entry, LeaseLog, Standing
+from services.chassis.lease_log import Entry, Grant, LeaseLog, Standing
 from services.chassis.outbox import Mode, Outbox
 from services.chassis.redis import RedisDown
 from watchword.errors import WatchwordError
@@ -95,7 +94,7 @@ class Coherence:
         self._name = name
         self._holds = holds
         self._trusted_until = float("-inf")
-        self._registered_at = float("-inf")
+        self._known_until = float("-inf")
         self._mode = Mode.DIRECT
         self._version = 0
         self._writing = asyncio.Lock()
@@ -125,9 +124,7 @@ class Coherence:
         try:
             yield self
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             self._distrust()
             await _quietly(self._leave())
             await _quietly(self._outbox.sign_off(self.id))
@@ -155,7 +152,7 @@ class Coherence:
 
         1. Tell Postgres: a writer that cannot reach Redis then waits for us, or committed before our snapshot.
         2. Note the position in the log. 3. Put into the log what was acknowledged while nobody had a lease, for those who only follow the log.
-        4. Load. 5. Apply what came since, until nothing is left and the lease is granted.
+        4. Load. 5. Apply what came since. 6. Take a lease, and apply what was there then: others write on, and wait for us from there on.
         """
         standing = await self._see(self._log.standing())  # first of all, so that without Redis nothing else is tried
         await self._register(Mode.LEASED)
@@ -163,11 +160,12 @@ class Coherence:
         self._epoch, self._applied = standing.epoch, standing.seq
         await self._publish_leftovers()
         await self._replica.load()
-        while not await self._renew():
+        self._take(await self._log.read(self._applied, wait=0))
+        while await self._renew() is not Grant.BELIEVED:
             before = self._applied
             self._take(await self._log.read(self._applied, wait=RETRY_EVERY))
-            if self._applied == before and self.sightings.epoch != self._epoch:
-                raise Lapsed
+            if self._applied == before:
+                raise Lapsed  # what is missing is in the log no more
         self._tell(None)
         log.info("lease_taken", position=self._applied)
 
@@ -179,16 +177,17 @@ class Coherence:
 
     async def _stay(self) -> None:
         """Follow the log. Raises Lapsed once the lease is lost, and not before: a Redis that hiccups costs nothing."""
-        while True:
+        while self._is_known:
             try:
                 self._take(await self._log.read(self._applied, wait=RENEW_EVERY))
-                if not await self._renew():
+                if await self._renew() is Grant.REFUSED:
                     raise Lapsed
                 await self._expel_the_dead()
             except RedisDown:
                 if not self.is_current:
                     raise Lapsed from None
                 await asyncio.sleep(RETRY_EVERY)
+        raise Lapsed  # writers without Redis did not wait for this instance any more
 
     def _take(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -198,13 +197,14 @@ class Coherence:
             self._applied = entry.seq
             self._tell(entry)
 
-    async def _renew(self) -> bool:
+    async def _renew(self) -> Grant:
         sent_at = now()
         standing = await self._see(self._log.renew(self.instance, self._epoch, self._applied))
-        if standing.granted:
+        if standing.grant is not Grant.REFUSED:
             self._turn = standing.leases[self.instance].turn
-            self._trusted_until = min(sent_at + LEASE - MARGIN, self._registered_at + REGISTERED_FOR)
-        return standing.granted
+        if standing.grant is Grant.BELIEVED:
+            self._trusted_until = min(sent_at + LEASE - MARGIN, self._known_until)
+        return standing.grant
 
     async def _leave(self) -> None:
         """Give up the lease that was granted last, and no later one: this may reach Redis when this instance is a member again."""
@@ -228,14 +228,22 @@ class Coherence:
     def _distrust(self) -> None:
         self._trusted_until = float("-inf")
 
+    @property
+    def _is_known(self) -> bool:
+        return now() < self._known_until
+
     async def _register(self, mode: Mode | None = None) -> None:
-        """Write this instance's row. One write at a time, and `direct` is written only after memory is believed no more."""
+        """Write this instance's row. One write at a time, and `direct` is written only after memory is believed no more.
+
+        A refresh that ends when the row is already too old extends nothing: what was acknowledged meanwhile is found only by joining anew.
+        """
         async with self._writing:
             self._mode = mode or self._mode
             self._version += 1
             began = now()
             await self._outbox.register(self.id, self._name, self._mode, self._version, self._holds())
-            self._registered_at = began
+            if mode or self._is_known:
+                self._known_until = began + REGISTERED_FOR
 
     async def _stay_registered(self) -> None:
         while True:
@@ -243,12 +251,15 @@ class Coherence:
             await asyncio.sleep(REGISTER_EVERY)
 
 
+async def end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: before Python 3.12 `asyncio.wait_for`, which redis-py uses, can lose a cancellation."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=RETRY_EVERY)
+
+
 async def _quietly(doing: Awaitable[None]) -> None:
     """What fails here is tried again, or matters to nobody."""
     with contextlib.suppress(RedisDown, WatchwordError, OSError, TimeoutError):
         await doing
-
-
-def failover_lag(redis_url: str) -> timedelta:
-    """Return how long the old primary of a failover may go on granting leases: `min-replicas-max-lag`, of which 10 s is the default."""
-    return timedelta(seconds=10) if redis_url.startswith(("redis+sentinel://", "redis+cluster://")) else timedelta()

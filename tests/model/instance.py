@@ -22,6 +22,7 @@ from tests.model.states import (
     ROW_AGE,
     SENT_TIME,
     TRUST_BEFORE_DIRECT,
+    WAITED_FOR,
     Instance,
     Renewal,
     RowWrite,
@@ -34,6 +35,8 @@ from tests.model.states import (
     with_stray,
 )
 from tests.model.stores import remove, renew, write_row
+
+SAYS = {GRANTED: "grants a lease to", WAITED_FOR: "grants a lease, not to be believed yet, to", REFUSED: "refuses"}
 
 
 def trusts(setting: Setting, instance: Instance) -> bool:
@@ -98,26 +101,30 @@ def renewal_steps(setting: Setting, state: State, index: int, instance: Instance
         asking = instance._replace(renewal=Renewal(ASKED, 0, instance.position))
         yield f"{who} sends RENEW(applied {instance.position})", with_instance(state, index, asking)
     elif renewal.stand == ASKED:
-        after, turn = renew(setting, state, index, instance.epoch, renewal.applied)
-        answered = after.instances[index]._replace(renewal=renewal._replace(stand=GRANTED if turn else REFUSED, turn=turn))
-        yield f"Redis {f'grants turn {turn} to' if turn else 'refuses'} {who}", with_instance(after, index, answered)
+        after, stand, turn = renew(setting, state, index, instance.epoch, renewal.applied)
+        answered = after.instances[index]._replace(renewal=renewal._replace(stand=stand, turn=turn))
+        yield f"Redis {SAYS[stand]} {who}{f', turn {turn}' if turn else ''}", with_instance(after, index, answered)
         if len(state.strays) < setting.strays:
             stray = with_stray(state, Stray(RENEW, index, instance.epoch, renewal.applied))
             yield f"{who} stops waiting for its RENEW, which is still under way", with_instance(stray, index, instance._replace(renewal=Renewal()))
     elif renewal.stand == GRANTED:
         yield f"{who} has its lease", with_instance(state, index, granted(setting, instance))
-    elif not instance.turn:
-        yield f"{who}, which is not level yet, will ask again", with_instance(state, index, instance._replace(renewal=Renewal()))
+    elif renewal.stand == WAITED_FOR:
+        yield f"{who} has a lease, not to be believed yet", with_instance(state, index, waited_for(instance))
+    elif not instance.trust:
+        yield f"{who}, which is refused, will ask again", with_instance(state, index, instance._replace(renewal=Renewal()))
     if renewal.stand != NO and not setting.stuck:
         yield f"{who} loses its RENEW or the reply", with_instance(state, index, instance._replace(renewal=Renewal()))
 
 
 def prompt_renewal(setting: Setting, state: State, index: int, instance: Instance) -> Iterator[Step]:
     """Renew in one step; a first refusal changes nothing."""
-    after, turn = renew(setting, state, index, instance.epoch, instance.position)
-    answered = instance._replace(renewal=Renewal(GRANTED if turn else REFUSED, 0, instance.position, turn))
-    if turn:
+    after, stand, turn = renew(setting, state, index, instance.epoch, instance.position)
+    answered = instance._replace(renewal=Renewal(stand, 0, instance.position, turn))
+    if stand == GRANTED:
         yield f"instance {index} renews its lease, turn {turn}", with_instance(after, index, granted(setting, answered))
+    elif stand == WAITED_FOR:
+        yield f"instance {index} gets a lease, turn {turn}, not to be believed yet", with_instance(after, index, waited_for(answered))
     elif instance.turn:
         yield f"instance {index} is refused", with_instance(state, index, answered)
 
@@ -127,6 +134,11 @@ def granted(setting: Setting, instance: Instance) -> Instance:
     since = 0 if SENT_TIME in setting.without else instance.renewal.age
     margin = 0 if MARGIN in setting.without else setting.margin
     return instance._replace(trust=max(0, setting.lease - margin - since), turn=instance.renewal.turn, renewal=Renewal())
+
+
+def waited_for(instance: Instance) -> Instance:
+    """Have a lease, and no more trust than before."""
+    return instance._replace(turn=instance.renewal.turn, renewal=Renewal())
 
 
 def lapse_steps(setting: Setting, state: State, index: int, instance: Instance) -> Iterator[Step]:

@@ -13,6 +13,7 @@ from tests.model.states import (
     LEAVE_TURN,
     OLD,
     RENEW,
+    REPLICATION_BOUND,
     RUN_BOUND,
     Instance,
     Setting,
@@ -68,9 +69,11 @@ def fault_steps(setting: Setting, state: State) -> Iterator[Step]:
         return
     less, redis = state._replace(faults=state.faults - 1), state.redis
     if "flush" in setting.kinds:
-        yield "Redis is flushed, or restarts with old data that it throws away", flush(setting, less)
+        yield "Redis is flushed, or comes back with old data that it throws away", flush(setting, less)
         if RUN_BOUND in setting.without:
-            yield from restart_steps(state, less)
+            yield from comeback_steps(state, less, "disk, and restarts with it")
+        if REPLICATION_BOUND in setting.without:
+            yield from comeback_steps(state, less, "replica, which takes over for a moment and gives it back")
     if "trim" in setting.kinds and redis.log:
         yield "the stream loses its entries", less._replace(redis=redis._replace(log=()))
     if "clock jump" in setting.kinds:
@@ -80,12 +83,12 @@ def fault_steps(setting: Setting, state: State) -> Iterator[Step]:
         yield "time passes, but not on the clock of instance 0", tick(setting, less, slow=0)
 
 
-def restart_steps(state: State, less: State) -> Iterator[Step]:
-    """Save to disk, once; restart from there. (With RUN_BOUND old data is thrown away, so what the disk holds is of no consequence.)"""
+def comeback_steps(state: State, less: State, how: str) -> Iterator[Step]:
+    """Copy to disk or replica, once; go on with the copy. (Where it is thrown away, what it holds is of no consequence.)"""
     if not state.saved:
-        yield "Redis saves its data", state._replace(saved=(state.redis,))
+        yield "what Redis holds is copied", state._replace(saved=(state.redis,))
     else:
-        yield "Redis restarts with its old data", less._replace(redis=state.saved[0])
+        yield f"Redis has the copy of its {how}", less._replace(redis=state.saved[0])
 
 
 def may_tick(setting: Setting, state: State) -> bool:

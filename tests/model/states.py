@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 OUTSIDE = -1  # a writer that is no reader
-NO, ASKED, GRANTED, REFUSED = range(4)  # how a RENEW stands
+NO, ASKED, GRANTED, WAITED_FOR, REFUSED = range(5)  # how a RENEW stands
 LEASED, DIRECT = 1, 2  # what a row of `instance` says; 0: no row, or no write of it under way
 IDLE, COMMITTED, APPLIED, WAITING, DONE = range(5)  # how far a writer is
 OLD, ANY = -1, -2  # a turn that is over; any turn at all
@@ -16,10 +16,11 @@ RENEW, LEAVE, ROW = range(3)  # messages whose sender has stopped waiting for th
 
 EPOCH_WAIT = "no OK before the writer has known the epoch for L"
 RUN_BOUND = "a server that has restarted starts a new epoch"
+REPLICATION_BOUND = "a primary that was a replica meanwhile starts a new epoch"
 EPOCH_BOUND = "a position counts in its own epoch only"
 SENT_TIME = "a lease counts from the time of sending"
 SNAPSHOT_ORDER = "the position is noted before the snapshot is loaded"
-CATCH_UP = "a new lease needs applied = seq"
+CATCH_UP = "a new lease of one who lags is believed only once it is renewed"
 STUCK_REFUSED = "a renewal needs applied >= seen"
 EXPEL_WAIT = "EXPEL comes after L of an unchanged turn"
 EXPEL_TURN = "EXPEL removes only the turn that was watched"
@@ -185,7 +186,7 @@ class State(NamedTuple):
     strays: tuple[Stray, ...]
     acknowledged: int
     faults: int
-    saved: tuple[Redis, ...]  # on Redis's disk; kept only where a restart would bring it back
+    saved: tuple[Redis, ...]  # on Redis's disk or at its replica; kept only where it could come back
 
 
 Step = tuple[str, State]

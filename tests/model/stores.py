@@ -4,12 +4,15 @@ from tests.model.states import (
     ANY,
     CATCH_UP,
     EPOCH_BOUND,
+    GRANTED,
     LEAVE,
     OLD,
+    REFUSED,
     ROW,
     ROW_ORDER,
     STUCK_REFUSED,
     UNIQUE_TURNS,
+    WAITED_FOR,
     Instance,
     Lease,
     Redis,
@@ -28,22 +31,22 @@ def with_lease(redis: Redis, name: int, lease: Lease) -> Redis:
     return redis._replace(leases=(*redis.leases[:name], lease, *redis.leases[name + 1 :]))
 
 
-def renew(setting: Setting, state: State, index: int, epoch: int, applied: int) -> tuple[State, int]:
-    """Run RENEW: the state after it, and the turn granted, or 0 for a refusal."""
+def renew(setting: Setting, state: State, index: int, epoch: int, applied: int) -> tuple[State, int, int]:
+    """Run RENEW: the state after it, how it stands then, and the turn granted, or 0 for a refusal."""
     redis, name = state.redis, name_of(setting, index)
-    if refuses(setting, redis, redis.leases[name], epoch, applied):
-        return state, 0
-    turn = next_turn(setting, state, name)
-    return outdate(setting, state._replace(redis=with_lease(redis, name, Lease(turn, applied, redis.seq))), name), turn
+    lease = redis.leases[name]
+    if refuses(setting, redis, lease, epoch, applied):
+        return state, REFUSED, 0
+    turn, is_level = next_turn(setting, state, name), lease.turn or applied == redis.seq or CATCH_UP in setting.without
+    granted = outdate(setting, state._replace(redis=with_lease(redis, name, Lease(turn, applied, redis.seq))), name)
+    return granted, GRANTED if is_level else WAITED_FOR, turn
 
 
 def refuses(setting: Setting, redis: Redis, lease: Lease, epoch: int, applied: int) -> bool:
-    """Tell whether RENEW says no: another epoch, a new lease that is not level, or one that did not even reach what it saw last time."""
+    """Tell whether RENEW says no: another epoch, or a lease whose holder did not even reach what was there last time."""
     if epoch != redis.epoch and EPOCH_BOUND not in setting.without:
         return True
-    if not lease.turn:
-        return applied != redis.seq and CATCH_UP not in setting.without
-    return applied < lease.seen and STUCK_REFUSED not in setting.without
+    return bool(lease.turn) and applied < lease.seen and STUCK_REFUSED not in setting.without
 
 
 def next_turn(setting: Setting, state: State, name: int) -> int:

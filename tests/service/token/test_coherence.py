@@ -2,15 +2,27 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from services.chassis import coherence as membership
+from services.chassis import coherent as assembly
+from services.chassis.coherence import Coherence
+from services.chassis.coherent import coherent
+from services.chassis.lease_log import Entry, Grant, LeaseLog, Standing
+from services.chassis.postgres import Database
+from services.chassis.redis import Redis
+from services.chassis.settings import ChassisSettings
 from services.chassis.tenancy import DEFAULT_TENANT
-from tests.conftest import eventually
+from tests.conftest import SALT, Keys, Stores, eventually
+from tests.service.chassis.fault_proxy import FaultProxy
 from tests.service.token.conftest import TENANT, TokenInstances
 from watchword.token.v1 import token_pb2
 
@@ -146,3 +158,131 @@ async def test_a_revocation_that_nobody_was_told_of_is_passed_on(token: TokenIns
         await eventually(struck_off, within=5)
     finally:
         await connection.close()
+
+
+# One member in this process, whose memory the tests can look into.
+
+
+class Heard:
+    """A memory that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.changes: list[str] = []
+
+    async def load(self) -> None:
+        self.loads += 1
+
+    def apply(self, change: str) -> None:
+        self.changes.append(change)
+
+
+@dataclass
+class Member:
+    """A member, its memory, its wire to Postgres, and its log in Redis as a stranger reaches it."""
+
+    coherence: Coherence
+    memory: Heard
+    postgres: FaultProxy
+    log: LeaseLog
+
+    async def is_current(self) -> bool:
+        return self.coherence.is_current
+
+    async def is_waited_for(self) -> bool:
+        return self.coherence.instance in (await self.log.standing()).leases
+
+
+@asynccontextmanager
+async def member(stores: Stores, keys: Keys) -> AsyncIterator[Member]:
+    """Be the only member of a new deployment while inside."""
+    url, memory = await stores.new_database(), Heard()
+    parts = urlsplit(url)
+    async with FaultProxy.before("127.0.0.1", parts.port or 0) as postgres:
+        settings = ChassisSettings.model_validate(
+            {
+                "DATABASE_URL": url.replace(f":{parts.port}/", f":{postgres.port}/"),
+                "REDIS_URL": stores.redis,
+                "SECURITY_SALT": SALT,
+                "SERVICE_KEY": keys.private["token"],
+                "SERVICE_PUBLIC_KEYS": keys.public_json,
+            }
+        )
+        async with Redis.open(settings) as redis, Database.open(settings, "token") as database, coherent(settings, database, memory) as coherence:
+            row = await database.fetch_row("SELECT id FROM suite.deployment")
+            assert row is not None
+            yield Member(coherence, memory, postgres, LeaseLog(redis, f"token:{row['id']}"))
+
+
+async def test_a_row_that_is_refreshed_too_late_makes_its_instance_join_anew(
+    stores: Stores, service_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers without Redis did not wait for it any more, so what they took away may be missing here: only a snapshot brings it."""
+    monkeypatch.setattr(membership, "REGISTERED_FOR", 0.5)
+    monkeypatch.setattr(membership, "REGISTER_EVERY", 0.1)
+    async with member(stores, service_keys) as one:
+        await eventually(one.is_current)
+        loads = one.memory.loads
+
+        one.postgres.freeze()
+        await eventually(lambda: _not(one.is_current))
+        await one.postgres.restore()
+        await eventually(one.is_current)
+
+        assert one.memory.loads == loads + 1
+
+
+async def _not(question: Callable[[], Awaitable[bool]]) -> bool:
+    return not await question()
+
+
+class Busy(LeaseLog):
+    """A log to which somebody adds a change before each look at a lease: there is never nothing left to apply."""
+
+    async def renew(self, instance: str, epoch: str, applied: int) -> Standing:
+        await self.publish(["change"])
+        return await super().renew(instance, epoch, applied)
+
+
+async def test_an_instance_joins_while_others_write_without_pause(stores: Stores, service_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the busiest hour is when an instance that lost its lease never gets another."""
+    monkeypatch.setattr(assembly, "LeaseLog", Busy)
+    async with member(stores, service_keys) as one:
+        await eventually(one.is_current, within=3)
+
+        assert one.memory.loads == 1
+
+
+class Held(LeaseLog):
+    """A busy log that hands out nothing, once it has granted a lease, until it is told to."""
+
+    may_read = asyncio.Event()
+    has_granted = False
+
+    async def renew(self, instance: str, epoch: str, applied: int) -> Standing:
+        if not self.has_granted:
+            await self.publish(["revocation"])
+        standing = await super().renew(instance, epoch, applied)
+        self.has_granted = self.has_granted or standing.grant is not Grant.REFUSED
+        return standing
+
+    async def read(self, after: int, *, wait: float) -> list[Entry]:
+        if self.has_granted:
+            await self.may_read.wait()
+        return await super().read(after, wait=wait)
+
+
+async def test_who_lags_when_it_gets_its_lease_is_waited_for_and_does_not_believe_its_memory(
+    stores: Stores, service_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waited for it when the change was written; so until it has applied that, memory must not answer."""
+    monkeypatch.setattr(assembly, "LeaseLog", Held)
+    async with member(stores, service_keys) as one:
+        await eventually(one.is_waited_for)
+        assert one.memory.changes == []
+        assert not one.coherence.is_current
+
+        Held.may_read.set()
+        await eventually(one.is_current)
+
+        assert one.memory.changes == ["revocation"]
