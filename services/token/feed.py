@@ -18,6 +18,7 @@ from services.token.revoked import Revoked
 
 KEPT = 10_000  # changes
 MAX_WATCHERS = 5000
+Told = Revocation | notices.SessionsNotice | None  # None for what is not about revocations
 GATHER = 0.005  # seconds in which changes gather before those who watch are woken
 
 
@@ -54,7 +55,7 @@ class Feed:
 
     def __init__(self, memory: Revoked) -> None:
         self._memory = memory
-        self._record: deque[tuple[int, Revocation | None]] = deque(maxlen=KEPT)
+        self._record: deque[tuple[int, Told]] = deque(maxlen=KEPT)
         self._epoch = ""
         self._woken = asyncio.Event()
         self._reports: dict[object, frozenset[str]] = {}
@@ -99,7 +100,7 @@ class Feed:
         epoch, seq = self._coherence.position
         if place.epoch != epoch or place.epoch != self._epoch or not self._first - 1 <= place.seq <= seq:
             return None
-        found = [change for _, change in self._after(place.seq) if change is not None and _concerns(change, tenants)]
+        found = [one for _, told in self._after(place.seq) for one in _concerning(told, tenants)]
         return Happened(Place(epoch, seq), found, at)
 
     def snapshot(self, tenants: frozenset[UUID] | None) -> tuple[Place, Iterator[Revocation]] | None:
@@ -112,7 +113,7 @@ class Feed:
     def _first(self) -> int:
         return self._record[0][0] if self._record else self._coherence.position[1] + 1
 
-    def _after(self, seq: int) -> Iterator[tuple[int, Revocation | None]]:
+    def _after(self, seq: int) -> Iterator[tuple[int, Told]]:
         missing = self._coherence.position[1] - seq
         return iter([self._record[-index] for index in range(min(missing, len(self._record)), 0, -1)])
 
@@ -122,10 +123,12 @@ class Feed:
             self._record.clear()
         if entry is not None:
             notice = notices.decode(entry.change)
-            self._record.append((entry.seq, notice if isinstance(notice, Revocation) else None))
+            self._record.append((entry.seq, None if isinstance(notice, notices.KeyNotice) else notice))
         self._woken.set()
         self._woken = asyncio.Event()
 
 
-def _concerns(revocation: Revocation, tenants: frozenset[UUID] | None) -> bool:
-    return tenants is None or revocation.tenant_id in tenants or revocation.tenant_id == EVERYWHERE
+def _concerning(told: Told, tenants: frozenset[UUID] | None) -> Iterator[Revocation]:
+    if told is None or (tenants is not None and told.tenant_id not in tenants and told.tenant_id != EVERYWHERE):
+        return
+    yield from told.revocations() if isinstance(told, notices.SessionsNotice) else (told,)

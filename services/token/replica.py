@@ -36,5 +36,7 @@ class TokenReplica:
         notice = notices.decode(change)
         if isinstance(notice, Revocation):
             self._memory.add(notice)
+        elif isinstance(notice, notices.SessionsNotice):
+            self._memory.add_sessions(notice.tenant_id, notice.ids, revision=notice.revision, expire_time=notice.expire_time)
         else:
             self._ring.apply(notice)

@@ -52,6 +52,21 @@ class Revoked:
         values = _VALUES.pack(max(expiry, known_expiry), max(revision, known_revision), is_disabled)
         self._shards[index] = shard[: at + _NAME_BYTES] + values + shard[at + _RECORD_BYTES :]
 
+    def add_sessions(self, tenant_id: UUID, session_ids: bytes, *, revision: int, expire_time: datetime) -> None:
+        """Hold revocations of many sessions of a tenant, whose ids lie end to end. One that is held already stays as it is, or lives longer."""
+        rest = self._number(tenant_id) + _KINDS[RevokedKind.SESSION]
+        values = _VALUES.pack(int(expire_time.timestamp()) + 1, revision, False)
+        self.version += 1
+        for at in range(0, len(session_ids), 16):
+            key = session_ids[at : at + 16]
+            name, index = key + rest, int.from_bytes(key[-2:], "big")
+            shard = self._shards[index]
+            if _find(shard, name) < 0:
+                self._shards[index] = shard + name + values
+                self.count += 1
+            else:
+                self.add(Revocation(tenant_id, RevokedKind.SESSION, UUID(bytes=key), revision, expire_time))
+
     def find_all(self, names: Iterable[Name]) -> Iterator[Revocation]:
         """Yield what is held under any of `names`."""
         for kind, tenant_id, key in names:

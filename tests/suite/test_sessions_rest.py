@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +10,8 @@ import httpx
 
 from tests.suite.conftest import Person, Suite, Tenant, login, new_person, reason, sql
 from tests.suite.test_authority import holder
-from tests.suite.test_promise import statuses
+from tests.suite.test_promise import statuses, tenant_of
+from watchword.token.v1 import token_pb2
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
@@ -180,6 +182,23 @@ async def test_a_refresh_may_be_repeated_after_a_lost_answer(suite: Suite, admin
         assert await statuses(suite, token) == {"REVOKED"}
         late = await rest.post("/v1/auth/refresh", json=asked)
         assert (late.status_code, reason(late)) == (401, "TOKEN_INVALID")
+
+
+async def test_a_revocation_by_time_ends_what_was_refreshed_since(suite: Suite, admin: Person) -> None:
+    """A stolen session that goes on refreshing has tokens younger than any time that an operator names: they end with it, on all instances."""
+    person = await new_person(suite, admin)
+    await sql(suite, "UPDATE token.session SET create_time = create_time - interval '1 hour' WHERE id = $1", person.session_id)
+    later = await login(suite, person.email)
+    async with suite.rest as rest:
+        young = (await rest.post("/v1/auth/refresh", json={"refresh_token": person.refresh_token})).json()["tokens"]["access_token"]
+    assert await statuses(suite, young) == {"VALID"}
+
+    request = token_pb2.RevokeTokensRequest(tenant_id=await tenant_of(suite, person), subject=person.id)
+    request.issued_before.FromDatetime(datetime.now(UTC) - timedelta(minutes=30))
+    await suite.grpc.tokens.RevokeTokens(request, metadata=suite.peer("identity", to="token"))
+
+    assert await statuses(suite, young) == {"REVOKED"}
+    assert await statuses(suite, later.token) == {"VALID"}
 
 
 async def test_a_request_id_is_good_for_one_refresh_token(suite: Suite, admin: Person) -> None:

@@ -69,6 +69,28 @@ def test_the_states_of_a_row_may_come_in_any_order(order: tuple[int, ...]) -> No
         assert memory.count == 1
 
 
+def test_many_sessions_at_once_are_held_like_one_by_one() -> None:
+    """Those that are held already too, whichever of the two ends later; and nothing beside them."""
+    one_by_one, at_once = Revoked(), Revoked()
+    first, *keys = [uuid4() for _ in range(3000)]
+    for memory in (one_by_one, at_once):
+        memory.add(revocation(RevokedKind.SESSION, first, minutes=1))
+        memory.add(revocation(RevokedKind.SESSION, keys[0], minutes=90))
+    version = at_once.version
+
+    for key in (first, *keys):
+        one_by_one.add(revocation(RevokedKind.SESSION, key, revision=7))
+    ids = b"".join(key.bytes for key in (first, *keys))
+    at_once.add_sessions(TENANT, ids, revision=7, expire_time=NOW + timedelta(minutes=60))
+
+    for key in (first, *keys):
+        assert found(at_once, RevokedKind.SESSION, key) == found(one_by_one, RevokedKind.SESSION, key) != []
+    assert at_once.count == one_by_one.count == 3000
+    assert at_once.version > version
+    assert not found(at_once, RevokedKind.SESSION, keys[0], uuid4())
+    assert not found(at_once, RevokedKind.TOKEN, keys[0])
+
+
 def test_what_has_expired_leaves_and_what_has_not_stays() -> None:
     """A sweep in parts comes round to every shard."""
     memory = Revoked()

@@ -8,10 +8,12 @@ from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
 from services.chassis.postgres import Change, Connection, Database, Row, bump
 from services.chassis.tenancy import TenantId
-from services.token.notices import encode
+from services.token.notices import SessionsNotice, encode
 from services.token.revocations import Revocation, RevokedKind
+from services.token.sessions import MAX_ACCESS_LIFE
 
 PAGE = 10_000  # rows of a snapshot fetched at once
+TOLD_AT_ONCE = 1000  # sessions in one notice, which is then of some 20 KB
 
 
 class RevocationStore:
@@ -46,9 +48,10 @@ class RevocationStore:
 
         async def effect(change: Change) -> int:
             await line_up(change.connection, revocation.tenant_id, [revocation.key])
-            await end_sessions(change.connection, revocation, cause, now)
+            renewed = await end_sessions(change.connection, revocation, cause, now)
             revision = await bump(change.connection, TenantId(revocation.tenant_id))
             await insert_revocation(change, revocation, revision, now)
+            await _insert_sessions_revocations(change, revocation, renewed, revision, now)
             change.audit(event)
             return revision
 
@@ -118,32 +121,63 @@ async def insert_revocation(change: Change, revocation: Revocation, revision: in
     change.tell(encode(_revocation(row)))
 
 
+# A revocation by time names no revision, and refuses tokens by their own time of issue. What an ended session was refreshed for since that time is
+# younger: so the session itself is revoked, outright. All of them by one statement, and in a few notices, for a tenant may have very many.
+_INSERT_SESSIONS = """
+    INSERT INTO revocation (tenant_id, key, kind, revision, spared_revision, is_disabled, revoke_time, expire_time)
+    SELECT $1, id, 'session', $3, 0, false, $4, $5 FROM unnest($2::uuid[]) AS id
+    ON CONFLICT (tenant_id, key, kind) DO UPDATE SET expire_time = greatest(revocation.expire_time, excluded.expire_time)
+"""
+
+
+async def _insert_sessions_revocations(change: Change, by_time: Revocation, session_ids: Sequence[UUID], revision: int, now: datetime) -> None:
+    """Revoke sessions of one tenant, and tell all instances of them."""
+    tenant_id, expire_time = by_time.tenant_id, by_time.expire_time
+    if session_ids:
+        await change.connection.execute(_INSERT_SESSIONS, tenant_id, session_ids, revision, now, expire_time)
+    for at in range(0, len(session_ids), TOLD_AT_ONCE):
+        told = session_ids[at : at + TOLD_AT_ONCE]
+        change.tell(encode(SessionsNotice.of(tenant_id, told, revision=revision, expire_time=expire_time)))
+
+
 _END_SESSION = "UPDATE session SET end_time = $3, end_cause = $4 WHERE tenant_id = $1 AND id = $2 AND end_time IS NULL"
-_END_SUBJECTS_SESSIONS = """
-    UPDATE session SET end_time = $3, end_cause = $4
-    WHERE tenant_id = $1 AND subject = $2 AND end_time IS NULL AND id IS DISTINCT FROM $5 AND create_time < coalesce($6, 'infinity'::timestamptz)
-"""
-_END_CLIENTS_SESSIONS = """
-    UPDATE session SET end_time = $3, end_cause = $4
-    WHERE tenant_id = $1 AND client_id = $2 AND end_time IS NULL AND create_time < coalesce($5, 'infinity'::timestamptz)
-"""
-_END_TENANTS_SESSIONS = """
-    UPDATE session SET end_time = $2, end_cause = $3
-    WHERE tenant_id = $1 AND end_time IS NULL AND create_time < coalesce($4, 'infinity'::timestamptz)
-"""
 
 
-async def end_sessions(connection: Connection, revocation: Revocation, cause: str, now: datetime) -> None:
-    """End the sessions that a revocation concerns. With `issued_before`, those that were opened before it."""
-    about = (revocation.tenant_id, revocation.key, now, cause)
+def _ending(of: str) -> str:
+    """Return a statement that ends the sessions with $2 in the column `of` that were opened before $3, and returns those that were used since $4."""
+    return f"""
+        WITH ended AS (
+            UPDATE session SET end_time = $5, end_cause = $6
+            WHERE tenant_id = $1 AND {of} = $2 AND end_time IS NULL AND id IS DISTINCT FROM $7
+              AND create_time < coalesce($3, 'infinity'::timestamptz)
+            RETURNING id, last_used_time
+        )
+        SELECT id FROM ended WHERE last_used_time >= $4
+    """  # noqa: S608
+
+
+_END_SESSIONS = {
+    RevokedKind.SUBJECT: _ending("subject"),
+    RevokedKind.CLIENT: _ending("client_id"),
+    RevokedKind.TENANT: _ending("tenant_id"),
+}
+
+
+async def end_sessions(connection: Connection, revocation: Revocation, cause: str, now: datetime) -> list[UUID]:
+    """End the sessions that a revocation concerns. With `issued_before`, those that were opened before it.
+
+    Returns those of them that were refreshed since, so that an access token of theirs may be good still
+    """
     if revocation.kind is RevokedKind.SESSION:
-        await connection.execute(_END_SESSION, *about)
-    elif revocation.kind is RevokedKind.SUBJECT:
-        await connection.execute(_END_SUBJECTS_SESSIONS, *about, revocation.spared_session_id, revocation.issued_before)
-    elif revocation.kind is RevokedKind.CLIENT:
-        await connection.execute(_END_CLIENTS_SESSIONS, *about, revocation.issued_before)
-    elif revocation.kind is RevokedKind.TENANT:
-        await connection.execute(_END_TENANTS_SESSIONS, revocation.tenant_id, now, cause, revocation.issued_before)
+        await connection.execute(_END_SESSION, revocation.tenant_id, revocation.key, now, cause)
+        return []
+    statement = _END_SESSIONS.get(revocation.kind)
+    if statement is None:
+        return []
+    issued_before = revocation.issued_before
+    since = max(issued_before, now - MAX_ACCESS_LIFE) if issued_before else None
+    about = (revocation.tenant_id, revocation.key, issued_before, since, now, cause, revocation.spared_session_id)
+    return [row["id"] for row in await connection.fetch(statement, *about)]
 
 
 def _revocation(row: Row) -> Revocation:

@@ -12,6 +12,7 @@ from services.chassis.tenancy import TenantId
 from services.token.revocations import Revocation
 from services.token.sessions import Ended, Outcome, Redemption, RefreshRecord, Session
 from services.token.store.revocations import end_sessions, insert_revocation
+from watchword.errors import TokenInvalid
 from watchword.tokens import SubjectKind
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class SessionStore:
     _IS_REVOKED = """
         SELECT EXISTS (SELECT 1 FROM revocation
                        WHERE tenant_id = $1 AND key = ANY($2::uuid[]) AND kind IN ('subject', 'client', 'tenant')
-                         AND greatest(revision, spared_revision) > $3)
+                         AND (greatest(revision, spared_revision) > $3 OR issued_before > $4))
     """
     _INSERT_REFRESH = "INSERT INTO refresh_token (digest, session_id, issue_time, expire_time) VALUES ($1, $2, $3, $4)"
 
@@ -51,7 +52,8 @@ class SessionStore:
 
         async def effect(change: Change) -> T:
             await _line_up(change.connection, session.tenant_id, owners)
-            is_revoked = await change.connection.fetchval(self._IS_REVOKED, session.tenant_id, [*owners, session.tenant_id], revision)
+            named = [*owners, session.tenant_id]
+            is_revoked = await change.connection.fetchval(self._IS_REVOKED, session.tenant_id, named, revision, session.create_time)
             await change.connection.execute(
                 self._INSERT_SESSION,
                 session.id,
@@ -93,7 +95,7 @@ class SessionStore:
         WHERE r.digest = $1 AND r.used_time IS NOT NULL AND s.end_time IS NULL AND s.client_id IS NOT DISTINCT FROM $2
         FOR UPDATE OF s
     """
-    _TOUCH_SESSION = "UPDATE session SET last_used_time = $2 WHERE id = $1"
+    _TOUCH_SESSION = "UPDATE session SET last_used_time = $2 WHERE id = $1 AND end_time IS NULL"
 
     async def redeem(
         self,
@@ -113,7 +115,8 @@ class SessionStore:
                 session = _session(row)
                 refresh, redemption = succeed(session)
                 await self._insert_refresh(change.connection, session.id, refresh)
-                await change.connection.execute(self._TOUCH_SESSION, session.id, now)
+                if await change.connection.execute(self._TOUCH_SESSION, session.id, now) != "UPDATE 1":
+                    raise TokenInvalid  # the session ended in this very moment; a revocation by time would not know of this token
                 change.audit(AuditEvent("refresh_token_redeemed", "session", str(session.id), tenant_id=TenantId(session.tenant_id)))
                 return Outcome(redemption=redemption)
             used = await change.connection.fetchrow(self._FIND_USED, digest, client_id)
