@@ -223,6 +223,10 @@ class Fleet:
         """Return the present epoch; empty if there is none."""
         return "".join([await self.valkey.client.hget(key, "epoch") or "" for key in await self.keys_of("state")])
 
+    async def number(self) -> int:
+        """Return the number of the last change in the log."""
+        return int("".join([await self.valkey.client.hget(key, "seq") or "0" for key in await self.keys_of("state")]) or 0)
+
     _MODES = """
         SELECT DISTINCT ON (name) id, mode, seen_time > clock_timestamp() - interval '3 seconds' AS is_alive
         FROM token.instance ORDER BY name, seen_time DESC
