@@ -170,10 +170,8 @@ class Coherence:
         log.info("lease_taken", position=self._applied)
 
     async def _publish_leftovers(self) -> None:
-        left = await self._outbox.list()
-        while left:
-            await self._see(self._log.publish([posted.payload for posted in left]))
-            left = await self._outbox.list(after=left[-1].id)
+        async for batch in self._outbox.batches():
+            await self._see(self._log.publish([posted.payload for posted in batch]))
 
     async def _stay(self) -> None:
         """Follow the log. Raises Lapsed once the lease is lost, and not before: a Redis that hiccups costs nothing."""

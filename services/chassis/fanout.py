@@ -92,7 +92,7 @@ class Fanout:
 
     async def settle(self, *, budget: float = BUDGET) -> None:
         """Return when nothing that is committed waits any more: for a repeat of a call whose first answer was lost. Raises FanoutPending."""
-        await self.spread(await self._outbox.list(), budget=budget)
+        await self.spread([posted async for batch in self._outbox.batches() for posted in batch], budget=budget)
 
     def _enqueue(self, posted: Sequence[Posted]) -> asyncio.Future[None]:
         waiting = Waiting(posted, asyncio.get_running_loop().create_future())

@@ -4,7 +4,7 @@ Each context that keeps memory has the tables `change` and `instance` in its sch
 once every instance has it. An instance says `leased` before it loads its memory, and `direct` after it has stopped believing it.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
@@ -35,6 +35,13 @@ class Outbox:
         """Return changes that have waited for so long, oldest first, at most BATCH."""
         rows = await self._database.fetch(self._LIST, older_than, after, BATCH)
         return [Posted(row["id"], row["payload"], row["takes_away"]) for row in rows]
+
+    async def batches(self) -> AsyncIterator[Sequence[Posted]]:
+        """Yield all changes that wait, oldest first."""
+        after = 0
+        while batch := await self.list(after=after):
+            yield batch
+            after = batch[-1].id
 
     _FIND_LEFT = "SELECT id FROM change WHERE id = ANY($1::bigint[])"
 

@@ -17,6 +17,7 @@ from services.chassis import coherent as assembly
 from services.chassis.coherence import Coherence
 from services.chassis.coherent import coherent
 from services.chassis.lease_log import Entry, Grant, LeaseLog, Standing
+from services.chassis.outbox import BATCH
 from services.chassis.postgres import Database
 from services.chassis.redis import Redis
 from services.chassis.settings import ChassisSettings
@@ -183,6 +184,7 @@ class Member:
 
     coherence: Coherence
     memory: Heard
+    database: Database
     postgres: FaultProxy
     log: LeaseLog
 
@@ -211,7 +213,7 @@ async def member(stores: Stores, keys: Keys) -> AsyncIterator[Member]:
         async with Redis.open(settings) as redis, Database.open(settings, "token") as database, coherent(settings, database, memory) as coherence:
             row = await database.fetch_row("SELECT id FROM suite.deployment")
             assert row is not None
-            yield Member(coherence, memory, postgres, LeaseLog(redis, f"token:{row['id']}"))
+            yield Member(coherence, memory, database, postgres, LeaseLog(redis, f"token:{row['id']}"))
 
 
 async def test_a_row_that_is_refreshed_too_late_makes_its_instance_join_anew(
@@ -286,3 +288,16 @@ async def test_who_lags_when_it_gets_its_lease_is_waited_for_and_does_not_believ
         await eventually(one.is_current)
 
         assert one.memory.changes == ["revocation"]
+
+
+async def test_a_repeat_is_answered_when_its_change_is_known_however_many_wait_before_it(stores: Stores, service_keys: Keys) -> None:
+    """The writer died after its commit, and after a long time without Redis the outbox is long: its oldest part is not the whole."""
+    async with member(stores, service_keys) as one:
+        await eventually(one.is_current)
+        insert = "INSERT INTO change (takes_away, payload) SELECT true, n::text FROM generate_series(1, $1::int) n"
+        await one.database.execute(insert, BATCH + 1)
+
+        assert one.database._spreader is not None
+        await one.database._spreader.settle(budget=5)
+
+        assert str(BATCH + 1) in one.memory.changes
