@@ -157,16 +157,16 @@ class Coherence:
         standing = await self._see(self._log.standing())  # first of all, so that without Redis nothing else is tried
         await self._register(Mode.LEASED)
         standing = await self._see(self._log.standing())
-        self._epoch, self._applied = standing.epoch, standing.seq
         await self._publish_leftovers()
         await self._replica.load()
+        self._epoch, self._applied = standing.epoch, standing.seq
+        self._tell(None)  # not later: who follows us must not be moved past what he was not told
         self._take(await self._log.read(self._applied, wait=0))
         while await self._renew() is not Grant.BELIEVED:
             before = self._applied
             self._take(await self._log.read(self._applied, wait=RETRY_EVERY))
             if self._applied == before:
                 raise Lapsed  # what is missing is in the log no more
-        self._tell(None)
         log.info("lease_taken", position=self._applied)
 
     async def _publish_leftovers(self) -> None:

@@ -22,6 +22,10 @@ from services.chassis.postgres import Database
 from services.chassis.redis import Redis
 from services.chassis.settings import ChassisSettings
 from services.chassis.tenancy import DEFAULT_TENANT
+from services.token import notices
+from services.token.feed import Feed, Place
+from services.token.revocations import Revocation, RevokedKind
+from services.token.revoked import Revoked
 from tests.conftest import SALT, Keys, Stores, eventually
 from tests.service.chassis.fault_proxy import FaultProxy
 from tests.service.token.conftest import TENANT, TokenInstances
@@ -164,17 +168,25 @@ async def test_a_revocation_that_nobody_was_told_of_is_passed_on(token: TokenIns
 # One member in this process, whose memory the tests can look into.
 
 
+UNREADABLE = "unreadable"
+
+
 class Heard:
-    """A memory that keeps what it was told."""
+    """A memory that keeps what it was told, and whose loading a test can hold."""
 
     def __init__(self) -> None:
         self.loads = 0
         self.changes: list[str] = []
+        self.may_load = asyncio.Event()
+        self.may_load.set()
 
     async def load(self) -> None:
         self.loads += 1
+        await self.may_load.wait()
 
     def apply(self, change: str) -> None:
+        if change == UNREADABLE:
+            raise ValueError
         self.changes.append(change)
 
 
@@ -190,6 +202,12 @@ class Member:
 
     async def is_current(self) -> bool:
         return self.coherence.is_current
+
+    async def has_heard(self) -> bool:
+        return bool(self.memory.changes)
+
+    async def is_loading(self) -> bool:
+        return self.memory.loads > 1
 
     async def is_waited_for(self) -> bool:
         return self.coherence.instance in (await self.log.standing()).leases
@@ -301,3 +319,25 @@ async def test_a_repeat_is_answered_when_its_change_is_known_however_many_wait_b
         await one.database._spreader.settle(budget=5)
 
         assert str(BATCH + 1) in one.memory.changes
+
+
+async def test_who_watches_an_instance_that_joins_anew_begins_anew_too(stores: Stores, service_keys: Keys) -> None:
+    """While it had no lease others went on without it: whoever follows it must never be moved past what it was not told."""
+    revocation = notices.encode(Revocation(DEFAULT_TENANT, RevokedKind.SUBJECT, uuid4(), 1, datetime.now(UTC) + timedelta(hours=1)))
+    async with member(stores, service_keys) as one:
+        await eventually(one.is_current)
+        feed = Feed(Revoked())
+        feed.follow(one.coherence)
+        await one.log.publish([revocation])
+        await eventually(one.has_heard)
+        watched = Place(*one.coherence.position)
+
+        one.memory.may_load.clear()
+        await one.log.publish([UNREADABLE, revocation])  # the first makes it join anew, at a place beyond the second
+        await eventually(one.is_loading)
+
+        happened = feed.since(watched, None)
+        assert happened is None or happened.place == watched
+        one.memory.may_load.set()
+        await eventually(one.is_current)
+        assert feed.since(watched, None) is None
