@@ -6,9 +6,10 @@ import grpc
 from grpc_health.v1 import health_pb2 as grpc_health_pb2
 from grpc_health.v1 import health_pb2_grpc as grpc_health_pb2_grpc
 
+from gateway import metrics
 from gateway.health import WholeHealth
 from gateway.servicer import HealthServicer
-from services.chassis import telemetry
+from services.chassis import gauges, telemetry
 from services.chassis.access import Gate
 from services.chassis.callers import TokenAuthenticator
 from services.chassis.clock import Clock
@@ -40,7 +41,8 @@ async def main() -> None:
         authenticator = TokenAuthenticator(token_pb2_grpc.TokenServiceStub(peers), Peer("token", identity))
         edge = Edge(Gate(identity, authenticator, None), Limits.of(settings, redis))
         services = [(health_pb2.DESCRIPTOR.services_by_name["HealthService"], HealthServicer(health, settings, Clock()))]
-        await serve(settings, edge, services, probe=_always)
+        own = (gauges.redis(redis), metrics.told(health, redis))
+        await serve(settings, edge, services, probe=_always, metrics=own)
 
 
 def _asks(peers: grpc.aio.Channel, context: str) -> Callable[[], Awaitable[None]]:

@@ -1,7 +1,7 @@
 """The edge of a service: what surrounds every RPC, wrapped around it once, at registration.
 
-deadline → caller → access → limits → validation → the call → its failure → one log line. A handler takes the request and a `Call`, returns the
-response or raises a leaf of `watchword.errors`; it never sees grpc. Whatever else it raises, the caller gets INTERNAL and a request id, nothing more.
+deadline → caller → access → limits → validation → the call → its failure → one log line, one count. A handler takes the request and a `Call`, returns
+the response or raises a leaf of `watchword.errors`; it never sees grpc. Whatever else it raises, the caller gets INTERNAL and a request id.
 A handler of a stream takes an iterator of requests and yields responses, which may be encoded already.
 
 Most calls of a service like this ask what its memory knows. A servicer may offer `prompts`: by method name, a function from the encoded request and
@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -27,6 +28,7 @@ from services.chassis.access import Gate, LimitClass, Rule, rule_of
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call, Caller, CallerKind, Once
 from services.chassis.limits import Limits
+from services.chassis.metrics import BOUNDS, CANCELLED, OK, Meter
 from services.chassis.validation import Validator
 from watchword import status
 from watchword.errors import DeadlineExceeded, Internal, InvalidRequest, PermissionDenied, ShuttingDown, TokenInvalid, Unauthenticated, WatchwordError
@@ -35,6 +37,7 @@ DEFAULT_DEADLINE = 2.0  # seconds, for callers that name none
 CREDENTIAL_DEADLINE = 10.0  # seconds: a password hash takes a quarter of one, and may have to queue
 MAX_DEADLINE = 30.0  # seconds
 MAX_USER_AGENT = 1024  # bytes
+HTTP_STATUS = "x-http-status"  # of a handler's response headers: for REST callers, what gRPC has no code for
 FROM_EDGE = "x-watchword-edge"  # the header that Envoy's edge listener sets, whatever the client wrote there
 KEEP = 0.02  # seconds of the deadline kept for the answer's way back
 
@@ -77,6 +80,7 @@ class Edge:
         self._note = note
         self._validator = Validator()
         self.activity = Activity()
+        self.meters: dict[str, Meter] = {}
 
     def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Return grpc's handler of all methods of `service`. Raises AccessUndeclared, AttributeError for a method that is not there."""
@@ -88,6 +92,7 @@ class Edge:
         rule = rule_of(method)
         name = f"/{method.containing_service.full_name}/{method.name}"
         self._gate.accept(name, rule)
+        meter = self.meters[name] = _meter_of(method, has_prompt=prompt is not None)
         request_class = GetMessageClass(method.input_type)
 
         def deserialize(raw: bytes) -> Message | Malformed:
@@ -98,13 +103,13 @@ class Edge:
 
         if method.client_streaming and method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._wrap_stream(name, rule, cast(StreamHandler, handler)),
+                self._wrap_stream(name, rule, cast(StreamHandler, handler), meter),
                 request_deserializer=deserialize,
                 response_serializer=lambda response: response if isinstance(response, bytes) else response.SerializeToString(),
             )
-        serve = self._wrap(name, rule, handler)
+        serve = self._wrap(name, rule, handler, meter)
         if prompt is not None:
-            return grpc.unary_unary_rpc_method_handler(self._wrap_prompt(rule, prompt, deserialize, serve))
+            return grpc.unary_unary_rpc_method_handler(self._wrap_prompt(rule, prompt, deserialize, serve, meter))
         return grpc.unary_unary_rpc_method_handler(
             serve,
             request_deserializer=deserialize,
@@ -112,11 +117,17 @@ class Edge:
         )
 
     def _wrap_prompt(
-        self, rule: Rule, prompt: Prompt, deserialize: Callable[[bytes], Message | Malformed], patient: Callable[..., Awaitable[Message]]
+        self,
+        rule: Rule,
+        prompt: Prompt,
+        deserialize: Callable[[bytes], Message | Malformed],
+        patient: Callable[..., Awaitable[Message]],
+        meter: Meter,
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        activity, limits, gate = self.activity, self._limits, self._gate
+        activity, limits, gate, taken = self.activity, self._limits, self._gate, meter.taken
 
         def answer(raw: bytes, context: Context) -> bytes | None:
+            began = time.monotonic()
             authorization, forwarded, is_from_edge = "", "", False
             for key, value in context.invocation_metadata() or ():
                 if key == "authorization":
@@ -137,7 +148,10 @@ class Edge:
                 address = _address(forwarded, context.peer())
                 if not limits.spend(rule.limit, ("address", address), (caller.kind.value, caller.id)):
                     return None
-            activity.last_arrival = time.monotonic()
+            activity.last_arrival = now = time.monotonic()
+            meter.prompt += 1
+            taken.counts[bisect_left(BOUNDS, now - began)] += 1
+            taken.seconds += now - began
             return encoded
 
         async def serve(raw: bytes, context: Context) -> bytes:
@@ -146,13 +160,15 @@ class Edge:
 
         return serve
 
-    def _wrap(self, name: str, rule: Rule, handler: Handler) -> Callable[[Any, Context], Awaitable[Message]]:
+    def _wrap(self, name: str, rule: Rule, handler: Handler, meter: Meter) -> Callable[[Any, Context], Awaitable[Message]]:
         async def serve(request: Message | Malformed, context: Context) -> Message:
             started = time.monotonic()
             call = _call_of(name, rule, context, started)
+            meter.started += 1
             self.activity.in_flight += 1
             self.activity.last_arrival = started
             failure: WatchwordError | None = None
+            is_given_up = False
             try:
                 async with asyncio.timeout(max(call.remaining - KEEP, 0)):
                     return await self._serve(rule, handler, request, call, context)
@@ -160,35 +176,44 @@ class Edge:
                 failure = error
             except TimeoutError:
                 failure = DeadlineExceeded()
+            except asyncio.CancelledError:
+                is_given_up = True
+                raise
             except Exception:
                 log.exception("handler_failed", method=name, request_id=call.request_id)
                 failure = Internal()
             finally:
                 self.activity.in_flight -= 1
-                _log_call(call, started, failure)
+                _end(call, meter, started, failure, is_given_up=is_given_up)
             return await _abort(context, call, failure)
 
         return serve
 
-    def _wrap_stream(self, name: str, rule: Rule, handler: StreamHandler) -> Callable[[AsyncIterator[Any], Context], AsyncIterator[Message | bytes]]:
+    def _wrap_stream(
+        self, name: str, rule: Rule, handler: StreamHandler, meter: Meter
+    ) -> Callable[[AsyncIterator[Any], Context], AsyncIterator[Message | bytes]]:
         async def serve(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message | bytes]:
             started = time.monotonic()
             call = _call_of(name, rule, context, started)
             call.deadline = float("inf") if context.time_remaining() is None else started + (context.time_remaining() or 0)
             task = asyncio.current_task()
             assert task is not None
+            meter.started += 1
             self.activity.streams.add(task)
             failure: WatchwordError | None = None
+            is_given_up = False
             try:
                 if self.activity.ends_streams:
                     raise ShuttingDown
                 await self._admit(rule, call)
-                async for response in handler(self._checked(requests), call):
+                async for response in handler(self._checked(requests, meter), call):
+                    meter.sent += 1
                     yield response
             except WatchwordError as error:
                 failure = error
             except asyncio.CancelledError:
                 if not self.activity.ends_streams:
+                    is_given_up = True
                     raise
                 task.uncancel()
                 failure = ShuttingDown()
@@ -197,14 +222,15 @@ class Edge:
                 failure = Internal()
             finally:
                 self.activity.streams.discard(task)
-                _log_call(call, started, failure)
+                _end(call, meter, started, failure, is_given_up=is_given_up)
             if failure is not None:
                 await _abort(context, call, failure)
 
         return serve
 
-    async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _checked(self, requests: AsyncIterator[Any], meter: Meter) -> AsyncIterator[Any]:
         async for request in requests:
+            meter.received += 1
             if isinstance(request, Malformed):
                 raise InvalidRequest("the request is not a message of this method")
             self._validator.check(request)
@@ -307,7 +333,26 @@ async def _abort(context: Context, call: Call, failure: WatchwordError) -> Messa
     raise AssertionError("abort returns never")
 
 
-def _log_call(call: Call, started: float, failure: WatchwordError | None) -> None:
+def _meter_of(method: MethodDescriptor, *, has_prompt: bool) -> Meter:
+    kinds = {(False, False): "unary", (True, False): "client_stream", (False, True): "server_stream", (True, True): "bidi_stream"}
+    kind = kinds[method.client_streaming, method.server_streaming]
+    return Meter(method.containing_service.full_name, method.name, kind=kind, has_prompt=has_prompt)
+
+
+def _end(call: Call, meter: Meter, started: float, failure: WatchwordError | None, *, is_given_up: bool) -> None:
+    """Count a call that was not answered from memory, and log it. One that its caller gave up is nobody's failure."""
+    seconds = time.monotonic() - started
+    if is_given_up:
+        meter.end(CANCELLED, seconds)
+        return
+    meter.end(OK if failure is None else int(failure.code), seconds, reason="" if failure is None else failure.reason)
+    for name, value in call.response_headers:
+        if name == HTTP_STATUS:
+            meter.statuses[value] += 1
+    _log_call(call, seconds, failure)
+
+
+def _log_call(call: Call, seconds: float, failure: WatchwordError | None) -> None:
     if failure is None and not log.is_enabled_for(logging.DEBUG):
         return
     level = "error" if failure is not None and failure.reason == "INTERNAL" else "info" if failure else "debug"
@@ -319,7 +364,7 @@ def _log_call(call: Call, started: float, failure: WatchwordError | None) -> Non
         caller=f"{call.caller.kind.value}:{call.caller.id}",
         address=call.address,
         request_id=call.request_id,
-        milliseconds=round((time.monotonic() - started) * 1000, 2),
+        milliseconds=round(seconds * 1000, 2),
     )
 
 

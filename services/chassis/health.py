@@ -50,6 +50,16 @@ class Health(HealthServicer):
             self.refusals += self._draining
         return await super().Check(request, context)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether probes are told that this instance can answer."""
+        return self._ready and not self._draining
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether this instance is about to stop."""
+        return self._draining
+
     async def set_ready(self, ready: bool) -> None:
         """Say whether this instance can answer."""
         if ready != self._ready and not self._draining:

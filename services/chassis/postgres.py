@@ -7,6 +7,7 @@ result and causes nothing. Postgres refuses cross-context SQL, because the pool'
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,11 +20,12 @@ import uuid_utils.compat as uuid_utils
 
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call, Once
+from services.chassis.metrics import Histogram
 from services.chassis.migrate import latest
 from services.chassis.sealing import Sealer, derive
 from services.chassis.settings import ChassisSettings
 from services.chassis.tenancy import TenantId
-from watchword.errors import DependencyUnavailable, IdempotencyConflict, ResourceExhausted
+from watchword.errors import DependencyUnavailable, FanoutPending, IdempotencyConflict, ResourceExhausted
 
 T = TypeVar("T")
 Row = asyncpg.Record
@@ -94,6 +96,26 @@ class Posted:
     takes_away: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many connections there are."""
+
+    used: int
+    idle: int
+    most: int
+
+
+@dataclass(slots=True)
+class Use:
+    """What was counted since the start: seconds waited for a connection and used it, seconds until changes were known everywhere."""
+
+    waited: Histogram = field(default_factory=Histogram)
+    used: Histogram = field(default_factory=Histogram)
+    spread: Histogram = field(default_factory=Histogram)
+    failures: int = 0
+    pending: int = 0
+
+
 class Database:
     """A context's door to Postgres. Every method raises DependencyUnavailable when Postgres does not answer."""
 
@@ -103,6 +125,7 @@ class Database:
         self._sealer = sealer
         self._changes = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
         self._spreader: Spreader | None = None
+        self.use = Use()
 
     @classmethod
     @asynccontextmanager
@@ -149,6 +172,12 @@ class Database:
         """The context's schema."""
         return self._schema
 
+    @property
+    def pool(self) -> Pool:
+        """The connections as they are now."""
+        open_, idle = self._pool.get_size(), self._pool.get_idle_size()
+        return Pool(open_ - idle, idle, self._pool.get_max_size())
+
     async def require_schema(self) -> None:
         """Return if the schema is what this code needs. Raises SchemaBehind."""
         for schema in ("suite", self._schema):
@@ -185,14 +214,14 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Borrow a connection."""
+        asked, use = time.monotonic(), self.use
         try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT)
-        except TimeoutError:
-            raise self._exhausted() from None
-        except UNREACHABLE as error:
-            raise DependencyUnavailable from error
-        except asyncpg.TooManyConnectionsError:
-            raise ResourceExhausted("no database connection is free; try again") from None
+            connection = await self._acquire()
+        except Exception:
+            use.failures += 1
+            raise
+        began = time.monotonic()
+        use.waited.note(began - asked)
         try:
             yield connection
         except asyncpg.DataError:
@@ -210,6 +239,17 @@ class Database:
             raise DependencyUnavailable("the database is busy; try again") from error
         finally:
             await self._release(connection)
+            use.used.note(time.monotonic() - began)
+
+    async def _acquire(self) -> Connection:
+        try:
+            return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT)
+        except TimeoutError:
+            raise self._exhausted() from None
+        except UNREACHABLE as error:
+            raise DependencyUnavailable from error
+        except asyncpg.TooManyConnectionsError:
+            raise ResourceExhausted("no database connection is free; try again") from None
 
     def _exhausted(self) -> Exception:
         """A full pool is the callers' doing; an empty one that cannot connect is Postgres's."""
@@ -261,10 +301,20 @@ class Database:
         if self._spreader is None:
             assert not posted, "nobody tells the instances"
         elif posted:
-            await self._spreader.spread(posted, budget=call.remaining - BACK)
+            await self._spread(self._spreader, posted, call)
         elif kept is not None:
             await self._spreader.settle(budget=call.remaining - BACK)
         return outcome if kept is None else msgspec.json.decode(kept, type=result)
+
+    async def _spread(self, spreader: Spreader, posted: Sequence[Posted], call: Call) -> None:
+        began = time.monotonic()
+        try:
+            await spreader.spread(posted, budget=call.remaining - BACK)
+        except FanoutPending:
+            self.use.pending += 1
+            raise
+        finally:
+            self.use.spread.note(time.monotonic() - began)
 
     async def pages(self, sql: str, *args: object, size: int) -> AsyncIterator[list[Row]]:
         """Yield the rows of one statement, `size` at a time, all of one snapshot. For more rows than should be in memory at once."""

@@ -10,7 +10,8 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -20,9 +21,11 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.chassis import gauges
 from services.chassis.access import AccessUndeclared
 from services.chassis.edge import Edge, services_of
 from services.chassis.health import Health, watched
+from services.chassis.metrics import LoopLag, Source, rpcs
 from services.chassis.postgres import PoolTooLarge, SchemaBehind
 from services.chassis.service_identity import ServiceKeyError
 from services.chassis.settings import ChassisSettings, SettingsError
@@ -47,9 +50,10 @@ async def serve(
     servicers: Sequence[tuple[ServiceDescriptor, object]],
     *,
     probe: Callable[[], Awaitable[None]],
+    metrics: Sequence[Source] = (),
     max_message_bytes: int = 64 * 1024,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `probe` raises while this instance cannot answer."""
+    """Serve until SIGTERM or SIGINT, then drain. `probe` raises while this instance cannot answer; `metrics` say what only this service knows."""
     names = services_of(servicers)
     health = Health(names)
     await health.start()
@@ -67,11 +71,34 @@ async def serve(
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     log.info("listening", bound=settings.GRPC_ADDRESS)
-    async with watched(health, probe):
-        await stop.wait()
-        await _drain(health, edge, settings.DRAIN_TIMEOUT)
-    await server.stop(STOP_GRACE)
+    async with _metered(settings, edge, health, servicers, metrics):
+        async with watched(health, probe):
+            await stop.wait()
+            await _drain(health, edge, settings.DRAIN_TIMEOUT)
+        await server.stop(STOP_GRACE)
     log.info("stopped")
+
+
+@asynccontextmanager
+async def _metered(
+    settings: ChassisSettings, edge: Edge, health: Health, servicers: Sequence[tuple[ServiceDescriptor, object]], own: Sequence[Source]
+) -> AsyncIterator[None]:
+    """Answer Prometheus while inside, if METRICS_ADDRESS says where. Raises UnusableAddress."""
+    if not settings.METRICS_ADDRESS:
+        yield
+        return
+    from services.chassis.exposition import Exposition, exposed  # noqa: PLC0415  (its library is not for those who do not ask for it)
+
+    lag = LoopLag()
+    sources = (gauges.build(settings), lambda: rpcs(edge.meters.values()), gauges.serving(health, edge.activity, lag), *own)
+    context = servicers[0][0].file.package.split(".")[1]  # watchword.CONTEXT.v1
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(lag.watched())
+        try:
+            await stack.enter_async_context(exposed(settings.METRICS_ADDRESS, Exposition(context, sources)))
+        except OSError as error:
+            raise UnusableAddress(f"cannot answer for metrics on {settings.METRICS_ADDRESS}: {error.strerror}") from None
+        yield
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:

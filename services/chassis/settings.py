@@ -14,7 +14,20 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from services.chassis.sealing import derive, digest
+
 S = TypeVar("S", bound="ChassisSettings")
+
+# Names, places, log levels and sizes are an instance's own; of a service's key and certificate each may have a newer one for a while.
+MAY_DIFFER = frozenset(
+    {
+        *("APP_NAME", "APP_VERSION", "INSTANCE_ID", "LOG_LEVEL", "LOG_FORMAT", "REFLECTION", "DRAIN_TIMEOUT", "SECURITY_SALT"),
+        *("GRPC_ADDRESS", "INTERNAL_GRPC_ADDRESS", "METRICS_ADDRESS", "ALLOW_PLAINTEXT", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CA"),
+        *("DATABASE_POOL_SIZE", "DATABASE_MAX_OVERFLOW", "DATABASE_STATEMENT_CACHE_SIZE", "REDIS_POOL_SIZE", "SERVICE_KEY"),
+        *("SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_FROM", "SMTP_TLS", "MAIL_DIR"),
+        *("BOOTSTRAP_ADMIN_EMAIL", "BOOTSTRAP_ADMIN_PASSWORD"),
+    }
+)
 
 # A misspelt name is recognised by these beginnings; other programs' variables are none of our business.
 FAMILIES = (
@@ -31,6 +44,7 @@ FAMILIES = (
     "PASSWORD_",
     "TOKEN_",
     "SERVICE_KEY",
+    "METRICS_",
 )
 FOREIGN = frozenset({"APP_HOME", "DATABASE_READ_URL", "REDIS_VERSION", "REDIS_HOME"})  # names that base images are known to set
 _SCHEMES = {"DATABASE_URL": ("postgresql", "postgres"), "REDIS_URL": ("redis", "rediss", "redis+sentinel", "redis+cluster")}
@@ -88,6 +102,7 @@ class ChassisSettings(BaseModel):
     RATE_LIMIT_CREDENTIAL: Rate = "60/60"
     RATE_LIMIT_CHECK: Rate = "60000/60"
     GRPC_ADDRESS: Address = "127.0.0.1:50051"
+    METRICS_ADDRESS: Address | Literal[""] = ""
     INTERNAL_GRPC_ADDRESS: Address = "127.0.0.1:9090"
     INSTANCE_ID: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", max_length=100)
     SERVICE_KEY: SecretStr
@@ -127,6 +142,13 @@ class ChassisSettings(BaseModel):
         if not value.get_secret_value():
             raise ValueError("must not be empty; make one with: openssl rand -base64 48")
         return value
+
+    def fingerprint(self) -> str:
+        """Return a keyed digest of what all instances of a context must share: equal exactly where they do, and worth nothing to a guesser."""
+        shared = sorted((name, value) for name, value in self if name not in MAY_DIFFER)
+        plain = [f"{name}={value.get_secret_value() if isinstance(value, SecretStr) else value}" for name, value in shared]
+        key = derive(self.SECURITY_SALT.get_secret_value(), "settings fingerprint")
+        return digest(key, *(text.encode() for text in plain)).hex()[:8]
 
     @property
     def issuer(self) -> str:

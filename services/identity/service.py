@@ -7,7 +7,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from services.chassis import telemetry
+from services.chassis import gauges, telemetry
 from services.chassis.access import Gate, rules_of
 from services.chassis.callers import TokenAuthenticator
 from services.chassis.clock import Clock
@@ -21,6 +21,7 @@ from services.chassis.sealing import Sealer, derive
 from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
+from services.identity import metrics
 from services.identity.attempts import Attempts
 from services.identity.audit_log import AuditLog
 from services.identity.clients import Clients
@@ -96,7 +97,8 @@ async def main() -> None:
     async with assembled(settings) as identity:
         await identity.database.require_schema()
         async with identity.at_work():
-            await serve(settings, identity.edge, identity.servicers, probe=identity.database.ping)
+            own = (gauges.database(identity.database), gauges.redis(identity.redis), metrics.told(identity.edge.meters, identity.pool))
+            await serve(settings, identity.edge, identity.servicers, probe=identity.database.ping, metrics=own)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from datetime import timedelta
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
-from services.chassis import telemetry
+from services.chassis import gauges, telemetry
 from services.chassis.access import Gate
 from services.chassis.call import Caller, CallerKind
 from services.chassis.clock import Clock
@@ -25,6 +25,7 @@ from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
 from services.chassis.tenancy import TenantId
+from services.token import metrics
 from services.token.exchange import Exchange
 from services.token.feed import Feed
 from services.token.issuer import Issuer
@@ -127,7 +128,8 @@ async def main() -> None:
                 await database.forget_requests()
 
             async with rotation.running(), _tended(tend):
-                await serve(settings, edge, servicers, probe=probe, max_message_bytes=MAX_MESSAGE)
+                own = (gauges.database(database), gauges.redis(redis), gauges.lease(coherence), metrics.told(edge.meters, memory, feed, ring))
+                await serve(settings, edge, servicers, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
 
 @dataclass(frozen=True, slots=True)

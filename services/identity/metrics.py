@@ -1,0 +1,24 @@
+"""What only identity can tell Prometheus: logins, by what became of them, and how busy the hash threads are."""
+
+from collections.abc import Iterator, Mapping
+
+from services.chassis.metrics import Family, Meter, Sample, Source, counter, gauge
+from services.identity.hashing import HashPool
+
+LOGIN = "/watchword.identity.v1.AuthenticationService/Login"
+SUCCEEDED = "SUCCEEDED"
+WRONG = "INVALID_CREDENTIALS"
+
+
+def told(meters: Mapping[str, Meter], pool: HashPool) -> Source:
+    """Read the calls of Login, and the hash threads."""
+
+    def source() -> Iterator[Family]:
+        login = meters[LOGIN]
+        outcomes = {SUCCEEDED: login.answered, WRONG: 0, **login.reasons}
+        logins = [Sample(count, {"outcome": outcome}) for outcome, count in outcomes.items()]
+        yield Family("watchword_identity_logins_total", "counter", "Logins, by what became of them; INVALID_CREDENTIALS is a wrong password.", logins)
+        yield counter("watchword_identity_hashes_total", "Password hashes computed.", pool.finished)
+        yield gauge("watchword_identity_hash_wait_seconds", "Seconds that a login would wait for its hash to begin.", pool.wait)
+
+    return source
