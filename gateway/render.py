@@ -22,9 +22,10 @@ from urllib.parse import urlsplit
 
 from gateway.certificates import Certificate, EdgeTls, listener_socket, upstream_socket
 from gateway.documents import Node, parsed, write
+from gateway.tracing import Tracing
 
 ROOT = Path(__file__).resolve().parent.parent
-EDGE, INTERNAL = 0, 1  # the listeners of envoy.yaml, in its order
+EDGE, INTERNAL, METRICS = 0, 1, 2  # the listeners of envoy.yaml, in its order
 CONTEXTS = ("identity", "token", "rbac", "gateway")
 
 Address = tuple[str, int]
@@ -44,12 +45,16 @@ def render(
     cors_origins: Sequence[str] = (),
     tls: EdgeTls | None = None,
     trusted_hops: int = 0,
+    metrics: Address | None = None,
+    tracing: Tracing | None = None,
 ) -> Path:
     """Write a complete configuration into `directory`; return the file to start Envoy with, from any working directory.
 
     upstreams     context -> addresses of its instances; host names are resolved by Envoy, again every second
     cors_origins  exact origins, such as "https://app.example"
     trusted_hops  how many proxies in front append to X-Forwarded-For and are believed
+    metrics       where Prometheus may ask for Envoy's numbers; None: nowhere but at the admin address
+    tracing       where spans go; None: nowhere
     Raises        ConfigurationInvalid
     """
     directory = directory.resolve()
@@ -67,6 +72,11 @@ def render(
     _transcoder(edge)["proto_descriptor"] = str(directory / "descriptors.pb")
     _allow_origins(edge, cors_origins)
     _encrypt(directory, listeners, tls or EdgeTls())
+    if tracing:
+        config["static_resources"]["clusters"].append(tracing.cluster())
+        for listener in (EDGE, INTERNAL):
+            _connection_manager(listeners[listener])["tracing"] = tracing.manager()
+    _expose(config["static_resources"], metrics, admin)
     return write(directory / "envoy.yaml", config)
 
 
@@ -123,6 +133,17 @@ def _allow_origins(manager: Node, origins: Sequence[str]) -> None:
     policy["allow_origin_string_match"] = [{"exact": _origin(text)} for text in origins]
 
 
+def _expose(resources: Node, metrics: Address | None, admin: Address) -> None:
+    """Aim the listener of the numbers, and the cluster behind it, which is Envoy's own admin interface; or take both out."""
+    if metrics is None:
+        del resources["listeners"][METRICS]
+        resources["clusters"] = [cluster for cluster in resources["clusters"] if cluster["name"] != "admin"]
+        return
+    resources["listeners"][METRICS]["address"] = _socket_address(metrics)
+    admin_cluster = next(cluster for cluster in resources["clusters"] if cluster["name"] == "admin")
+    admin_cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": _socket_address(admin)}}]}]
+
+
 def _origin(text: str) -> str:
     # RFC 6454: a browser sends scheme://host[:port] in lower case without a path, and Envoy compares byte by byte.
     parts = urlsplit(text)
@@ -156,8 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cors_origins=[origin.strip() for origin in _setting("CORS_ORIGINS").split(",") if origin.strip()],
             tls=_tls(options.directory),
             trusted_hops=options.trusted_hops,
+            metrics=_address(options.metrics),
+            tracing=Tracing.parse(_setting("OTEL_EXPORTER_OTLP_ENDPOINT"), _setting("OTEL_TRACES_SAMPLER_ARG")),
         )
-    except (ConfigurationInvalid, OSError) as refusal:
+    except (ConfigurationInvalid, ValueError, OSError) as refusal:
         print(f"gateway.render: {refusal}", file=sys.stderr)
         return 2
     print(path)
@@ -170,6 +193,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--rest", default="0.0.0.0:8080", metavar="HOST:PORT", help="the edge listener")
     parser.add_argument("--grpc", default="0.0.0.0:9090", metavar="HOST:PORT", help="the internal listener")
     parser.add_argument("--admin", default="127.0.0.1:9901", metavar="HOST:PORT", help="Envoy's admin interface: keep it on loopback")
+    parser.add_argument("--metrics", default="127.0.0.1:9902", metavar="HOST:PORT", help="where Prometheus asks, at /stats/prometheus")
     parser.add_argument(
         "--upstream",
         action="append",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.render import render
+from gateway.tracing import Tracing
 from services import embedded
 from services.up import probes
 from services.up.child import Child, Command
@@ -44,6 +45,7 @@ class Wishes:
 class Instance:
     """One process of the stack, with the port that stays its own over restarts.
 
+    metrics    the port where Prometheus may ask, for services and Envoy
     is_parked  stopped by command: its end is no accident
     """
 
@@ -51,6 +53,7 @@ class Instance:
     name: str
     reservation: Reservation
     log: Path
+    metrics: Reservation | None = None
     child: Child | None = field(default=None)
     is_parked: bool = False
 
@@ -58,6 +61,14 @@ class Instance:
     def address(self) -> str:
         """Its loopback address, as HOST:PORT."""
         return f"{HOST}:{self.reservation.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where its numbers are, in Prometheus's words; empty for stores."""
+        if self.metrics is None:
+            return ""
+        path = "/stats/prometheus" if self.process.kind is Kind.EDGE else "/metrics"
+        return f"http://{HOST}:{self.metrics.port}{path}"
 
 
 class Blueprint:
@@ -156,6 +167,8 @@ class Blueprint:
     def release(self, instance: Instance) -> None:
         """Give up the ports that `instance` is about to bind."""
         instance.reservation.release()
+        if instance.metrics:
+            instance.metrics.release()
         if instance.process.kind is Kind.EDGE:
             self._rest.release()
             self._grpc.release()
@@ -177,12 +190,15 @@ class Blueprint:
         own = {"INTERNAL_GRPC_ADDRESS": self.grpc_address, "INSTANCE_ID": instance.name, "PYTHONUNBUFFERED": "1"}
         if row.kind is Kind.SERVICE:
             own["GRPC_ADDRESS"] = instance.address
+        if row.kind is Kind.SERVICE and instance.metrics:
+            own["METRICS_ADDRESS"] = f"{HOST}:{instance.metrics.port}"
         inherited = {name: value for name, value in given.items() if name.removesuffix("_FILE") not in own}
         return {**inherited, **defaults, **own}
 
     def _instances(self, row: Process) -> list[Instance]:
         names = [row.name] if row.kind is not Kind.SERVICE else [f"{row.name}-{number + 1}" for number in range(row.replicas)]
-        return [Instance(row, name, reserve_any(), self._home.log(name)) for name in names]
+        is_metered = row.kind in (Kind.SERVICE, Kind.EDGE)
+        return [Instance(row, name, reserve_any(), self._home.log(name), reserve_any() if is_metered else None) for name in names]
 
     def _render(self) -> Path:
         upstreams: dict[str, list[tuple[str, int]]] = {}
@@ -190,8 +206,17 @@ class Blueprint:
             if instance.process.kind is Kind.SERVICE:
                 upstreams.setdefault(instance.process.name, []).append(instance.reservation.address)
         origins = [origin.strip() for origin in self._wishes.given("CORS_ORIGINS").split(",") if origin.strip()]
-        admin = self._one("envoy").reservation.address
-        return render(self._home.envoy, rest=self._rest.address, grpc=self._grpc.address, admin=admin, upstreams=upstreams, cors_origins=origins)
+        envoy = self._one("envoy")
+        return render(
+            self._home.envoy,
+            rest=self._rest.address,
+            grpc=self._grpc.address,
+            admin=envoy.reservation.address,
+            upstreams=upstreams,
+            cors_origins=origins,
+            metrics=envoy.metrics.address if envoy.metrics else None,
+            tracing=Tracing.parse(self._wishes.given("OTEL_EXPORTER_OTLP_ENDPOINT"), self._wishes.given("OTEL_TRACES_SAMPLER_ARG")),
+        )
 
     def _one(self, name: str) -> Instance:
         return next(instance for instance in self.instances if instance.name == name)

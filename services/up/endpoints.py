@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from services.up.blueprint import Blueprint
+from services.up.blueprint import Blueprint, Instance
 from services.up.home import Home, write_private
 from services.up.processes import Kind
 from services.up.supervisor import Stack
@@ -12,13 +12,14 @@ from services.up.supervisor import Stack
 
 @dataclass(frozen=True, slots=True)
 class RunningInstance:
-    """One process; `pid` is null while it is stopped by command."""
+    """One process; `pid` is null while it is stopped by command, `metrics` is a URL, empty for stores."""
 
     service: str
     name: str
     address: str
     pid: int | None
     log: str
+    metrics: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,7 @@ class Endpoints:
 
 def describe(home: Home, blueprint: Blueprint, stack: Stack) -> Endpoints:
     """Say where everything is now."""
-    running = (
-        RunningInstance(one.process.name, one.name, one.address, one.child.pid if one.child and one.child.is_running else None, str(one.log))
-        for one in stack.instances
-    )
+    running = (_running(one) for one in stack.instances)
     return Endpoints(
         rest=blueprint.rest_url,
         grpc=blueprint.grpc_address,
@@ -59,6 +57,11 @@ def describe(home: Home, blueprint: Blueprint, stack: Stack) -> Endpoints:
         service_keys={row.name: str(home.key(row.name)) for row in blueprint.processes if row.kind is Kind.SERVICE},
         instances=tuple(running),
     )
+
+
+def _running(one: Instance) -> RunningInstance:
+    pid = one.child.pid if one.child and one.child.is_running else None
+    return RunningInstance(one.process.name, one.name, one.address, pid, str(one.log), one.metrics_url)
 
 
 def publish(home: Home, endpoints: Endpoints) -> None:

@@ -1,0 +1,93 @@
+"""One look at all instances: what each tells Prometheus, as numbers that can be asked for."""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+PATIENCE = 2.0  # seconds that an instance may take to answer
+_LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r"\\(.)")
+
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An instance: its name, and the URL of its numbers."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One number."""
+
+    name: str
+    labels: Labels
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one instance told, and when; `is_up` is False if it did not answer."""
+
+    target: Target
+    at: float
+    is_up: bool
+    samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+
+    def of(self, name: str, **labels: str) -> Iterator[Sample]:
+        """Yield the samples called `name` that have these labels."""
+        return (sample for sample in self.samples.get(name, ()) if sample.labels.items() >= labels.items())
+
+    def sum(self, name: str, **labels: str) -> float:
+        """Return the sum of such samples; 0 if there are none."""
+        return sum(sample.value for sample in self.of(name, **labels))
+
+
+def parse(text: str) -> Iterator[Sample]:
+    """Yield the samples of an exposition in Prometheus's text format, by the names that it gives them."""
+    for line in text.splitlines():
+        if not line.startswith("#") and (match := _LINE.match(line)):
+            labels = {name: _ESCAPED.sub(_plain, value) for name, value in _LABEL.findall(match[2] or "")}
+            yield Sample(match[1], labels, float(match[3]))
+
+
+async def look(targets: Sequence[Target]) -> list[Look]:
+    """Ask all of them at once."""
+    return list(await asyncio.gather(*(_look_at(target) for target in targets)))
+
+
+async def _look_at(target: Target) -> Look:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            text = await _get(target.url)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+        return Look(target, time.monotonic(), is_up=False)
+    found: dict[str, list[Sample]] = {}
+    for sample in parse(text):
+        found.setdefault(sample.name, []).append(sample)
+    return Look(target, time.monotonic(), is_up=True, samples=found)
+
+
+async def _get(url: str) -> str:
+    """Return the body of a plain HTTP answer. Raises OSError, ValueError for another status than 200."""
+    place, _, path = url.removeprefix("http://").partition("/")
+    host, _, port = place.rpartition(":")
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    try:
+        writer.write(f"GET /{path} HTTP/1.0\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+    finally:
+        writer.close()
+    if b" 200 " not in head.split(b"\r\n")[0]:
+        raise ValueError(url)
+    return body.decode()
+
+
+def _plain(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]
