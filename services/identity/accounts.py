@@ -52,12 +52,18 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """An account with what proves it, and the tenant's revision at which both were read: a revocation since then refuses what is issued on it."""
+    """An account with what proves it, and the tenant's revision at which both were read: a revocation since then refuses what is issued on it.
+
+    familiar_places  where its owner logged in lately, as `Attempts` names places
+    place            where it was proved just now
+    """
 
     account: Account
     password_hash: str = field(repr=False)
     is_one_time: bool
     tenant_revision: int
+    familiar_places: tuple[bytes, ...] = ()
+    place: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

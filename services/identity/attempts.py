@@ -1,18 +1,23 @@
 """Attempts: every check of a secret is counted before it is made.
 
 `reserve` is the one door to a comparison, for logins, password changes and client secrets alike. It counts first and atomically, on all instances
-together, so no number of parallel guesses gets past the limit; what turns out right is given back. Three things are counted:
+together, so no number of parallel guesses gets past the limit; what turns out right is given back. Counted are:
 
-- the name as it was given, known or not, so that the refusal says nothing about accounts;
-- the account, so that its two names do not double the guesses. Its back-off shows as an ordinary wrong password: a refusal here would say that two
-  names belong together;
+- the name as it was given, known or not, so that the refusal says nothing about accounts: strictly from one address, loosely from all together;
+- the account, so that its two names do not double the guesses, in the same two ways. Its back-off shows as an ordinary wrong password: a refusal
+  here would say that two names belong together;
 - the address, against guesses spread over many names.
 
-Sources: OWASP ASVS 5.0 section 6.3.1, NIST SP 800-63B section 3.2.2, CVE-2024-4629 (counting after the comparison).
+So a stranger who keeps guessing keeps himself waiting, and not the owner. Only strangers at many addresses get past the strict limits, and meet the
+loose ones; those are not asked where the owner has logged in before, so that the owner is not kept out by any number of them.
+
+Sources: OWASP ASVS 5.0 section 6.3.1, NIST SP 800-63B section 3.2.2, CVE-2024-4629 (counting after the comparison), OWASP's device cookies.
 """
 
 import ipaddress
-from dataclasses import dataclass
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -40,13 +45,17 @@ class Policy:
     window: int
 
 
-# Ten free ones: a person who mistypes never meets the limit. The pauses end by themselves, at most after a quarter of an hour, so that a
-# stranger cannot lock an owner out for good (ASVS 6.1.1).
-NAME = Policy("name", free=10, pause=30, longest_pause=900, window=900)
-ACCOUNT = Policy("account", free=10, pause=30, longest_pause=900, window=900)
+# Ten free ones: a person who mistypes never meets the limit. The pauses end by themselves, at most after a quarter of an hour (ASVS 6.1.1).
+NAME_HERE = Policy("name-here", free=10, pause=30, longest_pause=900, window=900)
+ACCOUNT_HERE = Policy("account-here", free=10, pause=30, longest_pause=900, window=900)
+NAME = Policy("name", free=100, pause=30, longest_pause=900, window=3600)  # NIST's 100, from wherever
+ACCOUNT = Policy("account", free=100, pause=30, longest_pause=900, window=3600)
 CLIENT = Policy("client", free=10, pause=30, longest_pause=900, window=900)
 ADDRESS = Policy("address", free=100, pause=900, longest_pause=900, window=900)  # NIST's 100, for one address over all names
-MAIL = Policy("mail", free=10, pause=3600, longest_pause=3600, window=3600)  # nobody's mailbox is to be flooded by strangers
+# Nobody's mailbox is to be flooded by strangers. Each kind has a budget of its own: else who asks for other mails uses up the resets. Resets that
+# strangers ask for reach the owner too, and the last one is good until another is sent or its hour is over, when the pause is over as well.
+MAIL = Policy("mail", free=5, pause=3600, longest_pause=3600, window=3600)
+UNLOCKED_FOR = timedelta(days=1)  # longer than any counter lives
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +78,19 @@ class Key:
 class Reservation:
     """An attempt that may be made.
 
-    is_barred  the account is in a pause: the secret must not be compared, though the same time must pass
-    pause      that the account enters if the attempt fails; zero if it does not
+    taken        the counters that it was counted in and that a success forgets
+    is_barred    the account is in a pause: the secret must not be compared, though the same time must pass
+    pause        that the account enters, from wherever, if the attempt fails; zero if it does not
+    place        where it is made, for the record of a success: a keyed digest of account and address
+    is_familiar  whether the owner has logged in from there before
     """
 
-    subject_keys: tuple[Key, ...]
+    taken: tuple[Key, ...]
     address_key: Key | None
-    is_barred: bool
-    pause: timedelta
+    is_barred: bool = False
+    pause: timedelta = timedelta()
+    place: bytes = b""
+    is_familiar: bool = False
 
 
 class Attempts:
@@ -87,65 +101,91 @@ class Attempts:
         self._key = key
         self._count_addresses = count_addresses
 
-    async def reserve_login(self, *, tenant: str, login: str, account_id: UUID | None, address: str) -> Reservation:
+    async def reserve_login(self, *, tenant: str, login: str, account_id: UUID | None, familiar: Sequence[bytes], address: str) -> Reservation:
         """Count an attempt at a login, `account_id` None for one that nobody has. Raises RateLimited.
 
-        tenant  the id of a known one, the name of an unknown one
+        tenant    the id of a known one, the name of an unknown one
+        familiar  the places that the account's owner has logged in from
         """
-        name = self._of(NAME, tenant, login)
-        account = self._of(ACCOUNT, str(account_id)) if account_id else self._of(ACCOUNT, "unknown", tenant, login)
-        return await self._reserve(name, account, address)
+        owner = (str(account_id),) if account_id else ("unknown", tenant, login)
+        near = neighbourhood(address)
+        place = bytes.fromhex(self._digest("place", *owner, near))
+        since = await self._store.find(self._unlocking(*owner))
+        is_familiar = place in familiar
+        names = [self._of(NAME_HERE, tenant, login, near, since)]
+        accounts = [self._of(ACCOUNT_HERE, *owner, near, since)]
+        if not is_familiar:
+            names.append(self._of(NAME, tenant, login))
+            accounts.append(self._of(ACCOUNT, *owner))
+        reservation = await self._reserve(names, address)
+        return await self._with_account(replace(reservation, place=place, is_familiar=is_familiar), accounts)
 
     async def reserve_client(self, *, client_id: str, address: str) -> Reservation:
         """Count an attempt at a client's secret. Raises RateLimited.
 
         Counted per client and address: the secret is beyond guessing, so strangers elsewhere must not be able to keep a client out.
         """
-        return await self._reserve(self._of(CLIENT, client_id, neighbourhood(address)), None, address)
+        return await self._reserve([self._of(CLIENT, client_id, neighbourhood(address))], address)
 
     async def succeeded(self, reservation: Reservation) -> None:
-        """Forget the failures of whom proved themselves; the address gets back this one attempt, so that one right guess does not excuse others."""
-        await self._store.clear(reservation.subject_keys)
+        """Forget the failures of whom proved themselves; the address gets back this one attempt, so that one right guess does not excuse others.
+
+        What strangers did elsewhere is not forgotten for a success at a familiar place: it was not asked there.
+        """
+        await self._store.clear(reservation.taken)
         if reservation.address_key is not None:
             await self._store.give_back(reservation.address_key)
 
     async def unused(self, reservation: Reservation) -> None:
         """Give back an attempt at which nothing was compared."""
-        for key in (*reservation.subject_keys, reservation.address_key):
+        for key in (*reservation.taken, reservation.address_key):
             if key is not None:
                 await self._store.give_back(key)
 
     async def forget(self, account: Account) -> bool:
-        """Forget the failures of an account under all its names. Return whether the shared counters could be reached."""
+        """Forget the failures of an account under all its names, at all addresses. Return whether the shared counters could be reached."""
         logins = (key for key in (account.email_key, account.username_key) if key)
         names = [self._of(NAME, str(account.tenant_id), login) for login in logins]
-        return await self._store.clear((self._of(ACCOUNT, str(account.id)), *names))
+        # Nobody knows at which addresses: those counters are named after the last unlocking, and begin anew by it.
+        is_told = await self._store.remember(self._unlocking(str(account.id)), secrets.token_hex(8), UNLOCKED_FOR)
+        return await self._store.clear((self._of(ACCOUNT, str(account.id)), *names)) and is_told
 
-    async def may_mail(self, tenant_id: TenantId, recipient: str) -> bool:
-        """Whether another mail may go to `recipient` now; counts it."""
-        return not (await self._store.take(self._of(MAIL, str(tenant_id), recipient))).wait
+    async def may_mail(self, tenant_id: TenantId, recipient: str, kind: str) -> bool:
+        """Whether another mail of this kind may go to `recipient` now; counts it."""
+        return not (await self._store.take(self._of(MAIL, str(tenant_id), recipient, kind))).wait
 
-    async def _reserve(self, name: Key, account: Key | None, address: str) -> Reservation:
+    async def _reserve(self, keys: Sequence[Key], address: str) -> Reservation:
+        """Count an attempt in the address's counter and in `keys`, or in none if one of them refuses."""
         address_key = self._of(ADDRESS, neighbourhood(address)) if address and self._count_addresses else None
-        if address_key is not None:
-            self._refuse(await self._store.take(address_key))
-        count = await self._store.take(name)
-        if count.wait:
-            if address_key is not None:
-                await self._store.give_back(address_key)
-            self._refuse(count)
-        if account is None:
-            return Reservation((name,), address_key, False, timedelta())
-        own = await self._store.take(account)
-        return Reservation((name, account), address_key, bool(own.wait), own.pause)
+        taken: list[Key] = []
+        for key in keys if address_key is None else (address_key, *keys):
+            count = await self._store.take(key)
+            if count.wait:
+                for earlier in taken:
+                    await self._store.give_back(earlier)
+                raise RateLimited(retry_after=count.wait)
+            taken.append(key)
+        return Reservation(tuple(key for key in taken if key is not address_key), address_key)
 
-    @staticmethod
-    def _refuse(count: Count) -> None:
-        if count.wait:
-            raise RateLimited(retry_after=count.wait)
+    async def _with_account(self, reservation: Reservation, keys: Sequence[Key]) -> Reservation:
+        """Count an attempt in the account's counters too, which bar and do not refuse."""
+        taken, pause = list(reservation.taken), timedelta()
+        for key in keys:
+            count = await self._store.take(key)
+            if count.wait:
+                return replace(reservation, taken=tuple(taken), is_barred=True)
+            taken.append(key)
+            pause = count.pause if key.policy is ACCOUNT else pause
+        return replace(reservation, taken=tuple(taken), pause=pause)
+
+    def _unlocking(self, *owner: str) -> str:
+        return self._digest("unlocking", *owner)
 
     def _of(self, policy: Policy, *parts: str) -> Key:
-        return Key(policy, digest(self._key, policy.name.encode(), *(part.encode() for part in parts)).hex()[:32])
+        return Key(policy, self._digest(policy.name, *parts))
+
+    def _digest(self, *parts: str) -> str:
+        return digest(self._key, *(part.encode() for part in parts)).hex()[:32]
 
 
 def neighbourhood(address: str) -> str:

@@ -27,6 +27,7 @@ from services.chassis.postgres import Change
 from services.chassis.tenancy import TenantId
 from services.identity.accounts import Account
 from services.identity.codes import INVITATION_TTL, RESET_TTL, VERIFICATION_TTL, CodeKind, digest_of, new_code
+from watchword.errors import WatchwordError
 
 if TYPE_CHECKING:
     from services.chassis.postgres import Database
@@ -60,6 +61,15 @@ class MailOrder:
     recipient_key: str
     attempts: int
     create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableMail:
+    """A mail that this instance cannot read: sealed with another salt, or of a kind that only a newer release knows. Another instance may."""
+
+    id: UUID
+    create_time: datetime
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +145,23 @@ class MailRoom:
         self._service_name = service_name
 
     async def send_due(self) -> int:
-        """Send the mails that are due; return how many were sent."""
-        return sum([await self._send(order) for order in await self._orders.take_due(BATCH)])
+        """Send the mails that are due; return how many were sent. One that cannot be read or written keeps no other from being sent."""
+        sent = 0
+        for order in await self._orders.take_due(BATCH):
+            try:
+                sent += await (self._put_by(order) if isinstance(order, UnreadableMail) else self._send(order))
+            except WatchwordError:
+                raise  # a dependency is away: the others would fare no better
+            except Exception:  # a defect in one mail; it comes again, and is given up after a day
+                log.exception("mail_failed", id=str(order.id))
+        return sent
+
+    async def _put_by(self, mail: UnreadableMail) -> bool:
+        """Leave a mail to other instances, until it is too old for any."""
+        log.error("mail_unreadable", id=str(mail.id), cause=mail.cause)
+        if self._clock.now() - mail.create_time > GIVE_UP_AFTER:
+            await self._orders.delete(mail.id)
+        return False
 
     async def _send(self, order: MailOrder) -> bool:
         if self._clock.now() - order.create_time > GIVE_UP_AFTER:
@@ -172,7 +197,7 @@ class MailRoom:
                 change.audit(AuditEvent(f"{letter.code}_code_issued", "user", str(account.id), tenant_id=account.tenant_id))
             return account
 
-        if order.attempts == 1 and not await self._attempts.may_mail(order.tenant_id, order.recipient_key):
+        if order.attempts == 1 and not await self._attempts.may_mail(order.tenant_id, order.recipient_key, order.kind):
             log.warning("mail_withheld", kind=order.kind)
             return None
         account = await self._database.change(call, Account | None, effect)  # type: ignore[arg-type]  # mypy knows no type forms

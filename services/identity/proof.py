@@ -4,7 +4,7 @@ Count, compare, and only then look at the account. Every way to fail takes the s
 with a dummy, and so is an account in a pause, whose password is then not tried at all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -68,8 +68,11 @@ class Prover:
         """
         credential = claim.credential
         account_id = credential.account.id if credential else None
-        reservation = await self._attempts.reserve_login(tenant=claim.tenant, login=claim.login, account_id=account_id, address=call.address)
-        barred = reservation.is_barred or self._is_locked(credential)
+        familiar = credential.familiar_places if credential else ()
+        reservation = await self._attempts.reserve_login(
+            tenant=claim.tenant, login=claim.login, account_id=account_id, familiar=familiar, address=call.address
+        )
+        barred = reservation.is_barred or (self._is_locked(credential) and not reservation.is_familiar)
         kept = "" if barred or credential is None else credential.password_hash
         try:
             matched = await self._pool.run(lambda: self._passwords.matches(password, kept), remaining=call.remaining)
@@ -78,7 +81,7 @@ class Prover:
             raise
         if credential is not None and matched and credential.account.is_active:
             await self._attempts.succeeded(reservation)
-            return credential
+            return replace(credential, place=reservation.place)
         why = _why(credential, barred=barred, matched=matched)
         await self._note_failure(claim, reservation, why, call)
         raise InvalidCredentials

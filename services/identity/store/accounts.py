@@ -16,9 +16,10 @@ COLUMNS = """
 """
 # The revision is read by the statement, hence in the snapshot, that reads the account.
 CREDENTIAL = f"""
-    {COLUMNS}, a.password_hash, a.password_one_time,
+    {COLUMNS}, a.password_hash, a.password_one_time, a.familiar_places,
     coalesce((SELECT r.revision FROM suite.tenant_revision r WHERE r.tenant_id = a.tenant_id), 0) AS tenant_revision
 """  # noqa: S608
+FAMILIAR_PLACES = 5  # kept of an account
 
 
 class AccountStore:
@@ -161,15 +162,18 @@ class AccountStore:
         """Take the address as verified; False if it is another by now."""
         return bool(await change.connection.execute(self._VERIFY_EMAIL, redeemed.account_id, redeemed.email_key, now) == "UPDATE 1")
 
+    # A lock was not asked at a familiar place, so a login there does not end it.
     _NOTE_LOGIN = """
-        UPDATE account SET last_login_time = $2, locked_until = NULL, password_hash = CASE WHEN password_hash = $3 THEN $4 ELSE password_hash END
+        UPDATE account SET last_login_time = $2, password_hash = CASE WHEN password_hash = $3 THEN $4 ELSE password_hash END,
+               locked_until = CASE WHEN $5 = ANY (familiar_places) THEN locked_until END,
+               familiar_places = (array_prepend($5, array_remove(familiar_places, $5)))[1:$6]
         WHERE id = $1
     """
 
     async def note_login(self, change: Change, credential: Credential, now: datetime, *, rehashed: str | None) -> None:
-        """Write down a login, and the same password hashed anew if it was."""
+        """Write down a login and where it was, and the same password hashed anew if it was."""
         old = credential.password_hash
-        await change.connection.execute(self._NOTE_LOGIN, credential.account.id, now, old, rehashed or old)
+        await change.connection.execute(self._NOTE_LOGIN, credential.account.id, now, old, rehashed or old, credential.place, FAMILIAR_PLACES)
 
     _SET_LOCK = "UPDATE account SET locked_until = $2 WHERE id = $1"
 
@@ -233,7 +237,8 @@ async def read_account(connection: Connection, tenant_id: TenantId, email_key: s
 
 
 def _credential(row: Row) -> Credential:
-    return Credential(_account(row), row["password_hash"], row["password_one_time"], row["tenant_revision"])
+    places = tuple(row["familiar_places"])
+    return Credential(_account(row), row["password_hash"], row["password_one_time"], row["tenant_revision"], places)
 
 
 def _account(row: Row) -> Account:

@@ -91,6 +91,21 @@ class AttemptStore:
             return False
         return True
 
+    async def find(self, name: str) -> str:
+        """Return what is remembered under a name; nothing while Redis does not answer."""
+        try:
+            return str(await self._redis.call("GET", _remembered(name)) or "")
+        except RedisDown:
+            return ""
+
+    async def remember(self, name: str, text: str, lasting: timedelta) -> bool:
+        """Remember a word for a while. Return whether Redis took it."""
+        try:
+            await self._redis.call("SET", _remembered(name), text, "EX", int(lasting.total_seconds()))
+        except RedisDown:
+            return False
+        return True
+
     def _take_own(self, name: str, policy: Policy) -> Count:
         now = time.monotonic()
         own = self._own.get(name)
@@ -114,3 +129,7 @@ class AttemptStore:
 
 def _name(key: Key) -> str:
     return f"identity:attempts:{key.policy.name}:{key.digest}"
+
+
+def _remembered(name: str) -> str:
+    return f"identity:attempts:remembered:{name}"

@@ -10,7 +10,7 @@ from services.chassis.postgres import Change, Connection, Database, Row, new_id
 from services.chassis.sealing import Sealer
 from services.chassis.tenancy import TenantId
 from services.identity.accounts import Account
-from services.identity.mail import MailKind, MailOrder
+from services.identity.mail import MailKind, MailOrder, UnreadableMail
 from services.identity.store.accounts import read_account
 from services.identity.tasks import Task, TaskKind
 
@@ -39,7 +39,7 @@ class MailStore:
         RETURNING id, tenant_id, kind, recipient, attempts, create_time
     """  # noqa: S608
 
-    async def take_due(self, limit: int) -> list[MailOrder]:
+    async def take_due(self, limit: int) -> list[MailOrder | UnreadableMail]:
         """Take mails that are due, oldest first; each comes up again, later and later, unless it is deleted."""
         rows = await self._database.fetch(self._TAKE_DUE, limit)
         return sorted((self._order(row) for row in rows), key=lambda order: order.id)
@@ -60,9 +60,12 @@ class MailStore:
         """Return the account that a mail is about, inside a transaction."""
         return await read_account(connection, order.tenant_id, order.recipient_key)
 
-    def _order(self, row: Row) -> MailOrder:
-        recipient = self._sealer.open(row["recipient"], bound_to=row["id"].bytes).decode()
-        return MailOrder(row["id"], TenantId(row["tenant_id"]), MailKind(row["kind"]), recipient, row["attempts"], row["create_time"])
+    def _order(self, row: Row) -> MailOrder | UnreadableMail:
+        try:
+            recipient = self._sealer.open(row["recipient"], bound_to=row["id"].bytes).decode()
+            return MailOrder(row["id"], TenantId(row["tenant_id"]), MailKind(row["kind"]), recipient, row["attempts"], row["create_time"])
+        except ValueError as error:
+            return UnreadableMail(row["id"], row["create_time"], str(error))
 
 
 class TaskStore:

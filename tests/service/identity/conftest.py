@@ -426,11 +426,22 @@ class Stack:
         )
         return [row["why"] for row in rows]
 
+    def place(self) -> str:
+        """Return an address that nobody has called from."""
+        return self.client().address
+
     async def forget_counters(self) -> None:
         """Lose what Redis knows."""
         redis = self.identity.redis
         for key in await redis.call("KEYS", "identity:attempts:*"):
             await redis.call("DEL", key)
+
+    async def end_pauses(self) -> None:
+        """Let every pause be over, with all that was counted kept."""
+        redis = self.identity.redis
+        for key in await redis.call("KEYS", "identity:attempts:*"):
+            if await redis.call("TYPE", key) == "hash":
+                await redis.call("HDEL", key, "until")
 
     def call(self, address: str) -> Call:
         """Return a call as handlers see it."""

@@ -340,10 +340,10 @@ async def test_identity_does_not_start_on_an_old_schema(stack: Stack) -> None:
     """A missing migration is said at start, not at the first login."""
     from services.chassis.postgres import SchemaBehind
 
-    await stack.sql("UPDATE identity.schema_migration SET version = 0 WHERE version = 1")
+    await stack.sql("UPDATE identity.schema_migration SET version = -version")
     try:
         async with assembled(stack.settings) as identity:
             with pytest.raises(SchemaBehind):
                 await identity.database.require_schema()
     finally:
-        await stack.sql("UPDATE identity.schema_migration SET version = 1 WHERE version = 0")
+        await stack.sql("UPDATE identity.schema_migration SET version = -version")
