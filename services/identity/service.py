@@ -207,6 +207,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             task_store=task_store,
             tasks=tasks,
             prover=prover,
+            rbac=rbac,
             pager=pager,
             clock=clock,
         )

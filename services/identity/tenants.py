@@ -15,11 +15,12 @@ from services.identity.accounts import Account, NewAccount, Tenant
 from services.identity.names import NameUnusable, email_name
 from services.identity.proof import Prover
 from services.identity.registration import new_account
-from services.identity.tasks import Tasks, make_administrator
+from services.identity.tasks import ADMINISTRATOR, Tasks, make_administrator
 from watchword.errors import AlreadyExists, InvalidRequest, PermissionDenied
 
 if TYPE_CHECKING:
     from services.chassis.postgres import Database
+    from services.identity.peers import RbacPeer
     from services.identity.store.accounts import AccountStore
     from services.identity.store.outbox import TaskStore
     from services.identity.store.tenants import TenantStore
@@ -49,6 +50,7 @@ class Tenants:
         task_store: "TaskStore",
         tasks: Tasks,
         prover: Prover,
+        rbac: "RbacPeer",
         pager: Pager,
         clock: Clock,
     ) -> None:
@@ -58,6 +60,7 @@ class Tenants:
         self._task_store = task_store
         self._tasks = tasks
         self._prover = prover
+        self._rbac = rbac
         self._pager = pager
         self._clock = clock
 
@@ -83,6 +86,7 @@ class Tenants:
                 raise AlreadyExists("the name is taken")
             account = await self._accounts.insert(change, admin)
             assert account is not None, "a new tenant has no accounts"
+            await self._store.note_first_administrator(change, tenant.id, account.id)
             change.audit(AuditEvent("tenant_created", "tenant", str(tenant.id), details={"name": name}))
             change.audit(AuditEvent("user_created", "user", str(account.id), tenant_id=tenant.id))
             return Founded(tenant, account.id, await self._task_store.insert(change, make_administrator(tenant.id, account.id)), password)
@@ -118,12 +122,24 @@ class Tenants:
         """Do what rbac must still do about an administrator, if anything. Raises what rbac raises."""
         await self._tasks.settle_all(account_id, call)
 
+    async def has_administrator(self, account_id: UUID | None, call: Call) -> bool:
+        """Return whether the default tenant has an administrator: it was given one before, or `account_id` is one. Raises what rbac raises.
+
+        Rbac never takes the administration from the last who has it, so a tenant that ever had an administrator has one.
+        """
+        first = await self._store.find_first_administrator(DEFAULT_TENANT)
+        if first is not None:
+            await self.settle_administrator(first, call)
+            return True
+        return account_id is not None and ADMINISTRATOR in await self._rbac.role_names(DEFAULT_TENANT, account_id, call)
+
     async def _insert_administrator(self, email: str, password: str, call: Call) -> Account | None:
         admin = await self._administrator(DEFAULT_TENANT, email, password, "BOOTSTRAP_ADMIN_EMAIL", call)
 
         async def effect(change: Change) -> Account | None:
             account = await self._accounts.insert(change, admin)
             if account is not None:
+                await self._store.note_first_administrator(change, DEFAULT_TENANT, account.id)
                 await self._task_store.insert(change, make_administrator(DEFAULT_TENANT, account.id))
                 change.audit(AuditEvent("user_created", "user", str(account.id), details={"by": "bootstrap"}))
             return account

@@ -1,5 +1,7 @@
 """Tenants in Postgres."""
 
+from uuid import UUID
+
 from services.chassis.postgres import Change, Database, Row
 from services.chassis.tenancy import DEFAULT_TENANT_NAME, TenantId
 from services.identity.accounts import Tenant
@@ -34,6 +36,19 @@ class TenantStore:
         """Make a tenant; False if its name is taken."""
         row = await change.connection.fetchrow(self._INSERT, tenant.id, tenant.name, tenant.display_name, tenant.create_time)
         return row is not None
+
+    _NOTE_FIRST_ADMINISTRATOR = "UPDATE tenant SET first_admin_id = $2 WHERE id = $1 AND first_admin_id IS NULL"
+
+    async def note_first_administrator(self, change: Change, tenant_id: TenantId, account_id: UUID) -> None:
+        """Write down whom a tenant is given as administrator, if it is the first."""
+        await change.connection.execute(self._NOTE_FIRST_ADMINISTRATOR, tenant_id, account_id)
+
+    _FIND_FIRST_ADMINISTRATOR = "SELECT first_admin_id FROM tenant WHERE id = $1"
+
+    async def find_first_administrator(self, tenant_id: TenantId) -> UUID | None:
+        """Return whom a tenant was given as its first administrator, None if nobody yet. The account may be gone by now."""
+        row = await self._database.fetch_row(self._FIND_FIRST_ADMINISTRATOR, tenant_id)
+        return row["first_admin_id"] if row else None
 
     _LIST = "SELECT id, name, display_name, create_time FROM tenant WHERE name > $1 ORDER BY name LIMIT $2"
 

@@ -1,8 +1,13 @@
 """Tenants, the audit log, and the first administrator."""
 
 import asyncio
+import os
 import secrets
 import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.chassis.tenancy import DEFAULT_TENANT
-from services.identity.bootstrap import bootstrap
+from services.identity.bootstrap import NoAdministrator, bootstrap
 from services.identity.service import client_scopes
 from tests.conftest import Keys, instance, serving
 from tests.service.identity.conftest import OTHER_PASSWORD, PASSWORD, TENANT, Stack, gather
@@ -237,9 +242,78 @@ async def test_bootstrap_waits_for_rbac(stack: Stack) -> None:
     assert "made" in await running
 
 
+@asynccontextmanager
+async def never_administered(stack: Stack) -> AsyncIterator[None]:
+    """Let the default tenant be as on the first day while inside."""
+    (before,) = await stack.sql("SELECT first_admin_id FROM tenant WHERE id = $1::uuid", TENANT)
+    await stack.sql("UPDATE tenant SET first_admin_id = NULL WHERE id = $1::uuid", TENANT)
+    yield
+    await stack.sql("UPDATE tenant SET first_admin_id = coalesce($2, first_admin_id) WHERE id = $1::uuid", TENANT, before["first_admin_id"])
+
+
 async def test_without_an_address_nobody_is_made(stack: Stack) -> None:
-    """Most restarts of a deployment want none."""
-    assert "no first administrator" in await bootstrap(stack.settings)
+    """Most restarts of a deployment want none. The first one does."""
+    async with never_administered(stack):
+        with pytest.raises(NoAdministrator):
+            await bootstrap(stack.settings)
+        await bootstrap(first_admin(stack, stack.email("first")))
+        assert "no first administrator" in await bootstrap(stack.settings)
+
+
+async def test_an_address_that_somebody_registered_first_makes_no_administrator(stack: Stack) -> None:
+    """He would have chosen the password. Nobody could administer the tenant then, so the run fails, and another address mends it."""
+    email = stack.email("first")
+    await stack.client().auth("Register", _register(email))
+    async with never_administered(stack):
+        with pytest.raises(NoAdministrator, match="BOOTSTRAP_ADMIN_EMAIL to another address"):
+            await bootstrap(first_admin(stack, email))
+        stranger = (await stack.sql("SELECT id FROM account WHERE email = $1", email))[0]["id"]
+        assert str(stranger) not in stack.peers.bindings.bound
+
+        assert "made" in await bootstrap(first_admin(stack, stack.email("first")))
+        assert "already" in await bootstrap(first_admin(stack, email))
+
+
+async def test_who_is_an_administrator_already_is_enough(stack: Stack) -> None:
+    """However he became one; and an earlier run's administrator, whose role is not bound yet, is bound before the run ends well."""
+    email, earlier = stack.email("first"), stack.email("first")
+    user = (await stack.account(email=email)).user
+    async with never_administered(stack):
+        stack.peers.permissions.roles[user.id] = ["reader", "watchword.admin"]
+        assert "already" in await bootstrap(first_admin(stack, email))
+        stack.peers.permissions.roles[user.id] = ["reader"]
+        stack.peers.bindings.is_down = True
+        for wanted in (earlier, email):
+            with pytest.raises(Unavailable):
+                await bootstrap(first_admin(stack, wanted), patience=0)
+        stack.peers.bindings.is_down = False
+
+        assert "already" in await bootstrap(first_admin(stack, email))
+
+        made = (await stack.sql("SELECT id FROM account WHERE email = $1", earlier))[0]["id"]
+        assert str(made) in stack.peers.bindings.bound
+
+
+async def test_the_command_says_why_and_exits_with_one(stack: Stack, service_keys: Keys, tmp_path: Path) -> None:
+    """A deployment stops there, with words that say what to do."""
+    email = stack.email("first")
+    await stack.client().auth("Register", _register(email))
+    wanted = {"BOOTSTRAP_ADMIN_EMAIL": email, "BOOTSTRAP_ADMIN_PASSWORD": PASSWORD}
+    environment = {**os.environ, **process_environment(stack, service_keys, tmp_path), **wanted}
+
+    async def run() -> tuple[int | None, str]:
+        command = (sys.executable, "-m", "services.identity.bootstrap")
+        running = await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=PIPE)
+        out, err = await running.communicate()
+        return running.returncode, (out + err).decode()
+
+    async with never_administered(stack):
+        code, words = await run()
+        assert (code, "bootstrap failed: there is no administrator" in words, "Traceback" in words) == (1, True, False)
+        assert email in words
+        assert PASSWORD not in words
+    await bootstrap(first_admin(stack, stack.email("first")))
+    assert (await run())[0] == 0
 
 
 def test_clients_scopes_are_those_that_rpcs_ask_for() -> None:
@@ -254,7 +328,20 @@ async def test_the_process_serves_and_stops(stack: Stack, service_keys: Keys, tm
     """`python -m services.identity`: ready, sends mail by itself, ends with 0 on SIGTERM."""
     email, mail = stack.email(), tmp_path / "mail"
     await stack.sql("DELETE FROM mail")
-    environment = {
+    with instance("services.identity", environment=process_environment(stack, service_keys, mail), log=tmp_path / "log") as (address, running):
+        await serving(address, running, tmp_path / "log")
+        await stack.client().auth("Register", _register(email))
+        async with asyncio.timeout(10):
+            while not list(mail.glob("*.eml")):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.wait, 15) == 0
+    assert PASSWORD not in (tmp_path / "log").read_text()
+
+
+def process_environment(stack: Stack, service_keys: Keys, mail: Path) -> dict[str, str]:
+    """Return what a process of identity reads to work beside the stack's instances."""
+    return {
         "DATABASE_URL": stack.settings.DATABASE_URL.get_secret_value(),
         "REDIS_URL": stack.settings.REDIS_URL.get_secret_value(),
         "SECURITY_SALT": stack.settings.SECURITY_SALT.get_secret_value(),
@@ -264,15 +351,6 @@ async def test_the_process_serves_and_stops(stack: Stack, service_keys: Keys, tm
         "BCRYPT_COST": "10",
         "MAIL_DIR": str(mail),
     }
-    with instance("services.identity", environment=environment, log=tmp_path / "log") as (address, running):
-        await serving(address, running, tmp_path / "log")
-        await stack.client().auth("Register", _register(email))
-        async with asyncio.timeout(10):
-            while not list(mail.glob("*.eml")):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        running.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(running.wait, 15) == 0
-    assert PASSWORD not in (tmp_path / "log").read_text()
 
 
 def _register(email: str) -> Any:
