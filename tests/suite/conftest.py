@@ -242,7 +242,7 @@ async def other_tenant(suite: Suite, admin: Person) -> Tenant:
     """A second tenant."""
     name, email = f"t{uuid4().hex[:10]}", f"{uuid4().hex[:12]}@other.example"
     async with suite.rest as rest:
-        made = await rest.post("/v1/tenants", json={"name": name, "admin_email": email}, headers=admin.headers)
+        made = await rest.post("/v1/tenants", json={"name": name, "admin_email": email, "request_id": str(uuid4())}, headers=admin.headers)
     assert made.status_code == 200, made.text
     body = made.json()
     person = await login(suite, email, body["admin_password"], tenant=name, new_password=PASSWORD)

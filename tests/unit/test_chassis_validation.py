@@ -1,6 +1,7 @@
 """Requests are checked against their protos before any code of ours sees them; each breach is named by its path."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -101,7 +102,7 @@ def test_a_resource_is_a_type_and_an_id(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["Acme", "-acme", ".a", "a b", "a/b", "a\n", "ä"])
 def test_a_slug_is_lower_case(text: str) -> None:
-    assert set(breaches(tenant_pb2.CreateTenantRequest(name=text, admin_email="a@b"))) == {"name"}
+    assert set(breaches(tenant_pb2.CreateTenantRequest(name=text, admin_email="a@b", request_id=str(uuid4())))) == {"name"}
 
 
 CONTROLS = ["a\0b", "a\nb", "a\rb", "a\tb", "\x1b[31m", "\x7f", "\x85", "\u2028", "\ufeff", "a\u202egnp", "\u2066a\u2069", "\u202a"]

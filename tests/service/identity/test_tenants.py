@@ -35,7 +35,8 @@ from watchword.identity.v1 import audit_pb2, tenant_pb2, user_pb2
 
 def new_tenant(stack: Stack, **fields: str) -> tenant_pb2.CreateTenantRequest:
     """Return an order for a tenant."""
-    return tenant_pb2.CreateTenantRequest(**{"name": f"t{secrets.token_hex(6)}", "admin_email": stack.email(), **fields})
+    given = {"name": f"t{secrets.token_hex(6)}", "admin_email": stack.email(), "request_id": str(uuid4()), **fields}
+    return tenant_pb2.CreateTenantRequest(**given)
 
 
 async def test_a_tenant_begins_with_an_administrator(stack: Stack) -> None:
@@ -82,7 +83,7 @@ async def test_a_name_is_one_tenants(stack: Stack) -> None:
     """Whoever comes second is told."""
     request = new_tenant(stack)
 
-    outcomes = await gather(*(stack.admin(at=n % 2).tenants("CreateTenant", request) for n in range(4)))
+    outcomes = await gather(*(stack.admin(at=n % 2).tenants("CreateTenant", new_tenant(stack, name=request.name)) for n in range(4)))
 
     assert [type(each) for each in outcomes].count(tenant_pb2.CreateTenantResponse) == 1
     assert {type(each) for each in outcomes} == {tenant_pb2.CreateTenantResponse, AlreadyExists}
@@ -107,6 +108,16 @@ async def test_a_tenant_is_whole_or_not_confirmed(stack: Stack) -> None:
     assert made == await admin.tenants("CreateTenant", request)
     assert made.admin_user_id in stack.peers.bindings.bound
     await stack.login(request.admin_email, made.admin_password, tenant=request.name, new_password=OTHER_PASSWORD)
+
+
+async def test_a_tenant_is_not_made_without_a_request_id(stack: Stack) -> None:
+    """Its administrator's password is in the answer alone: were that lost, nobody could ever administer the tenant."""
+    request = new_tenant(stack, request_id="")
+    with pytest.raises(InvalidRequest) as refusal:
+        await stack.admin().tenants("CreateTenant", request)
+
+    assert [violation.field for violation in refusal.value.violations] == ["request_id"]
+    assert await stack.sql("SELECT FROM tenant WHERE name = $1", request.name) == []
 
 
 async def test_tenants_are_listed_by_name(stack: Stack) -> None:

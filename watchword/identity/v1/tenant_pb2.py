@@ -28,7 +28,7 @@ from watchword.options.v1 import access_pb2 as watchword_dot_options_dot_v1_dot_
 from watchword.options.v1 import field_pb2 as watchword_dot_options_dot_v1_dot_field__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"watchword/identity/v1/tenant.proto\x12\x15watchword.identity.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"i\n\x06Tenant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x92\x01\n\x13\x43reateTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\xf5\xdd\xb7\x0c\x06\x08\x01\x10? \x05\x12\x1f\n\x0c\x64isplay_name\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12 \n\x0b\x61\x64min_email\x18\x03 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1c\n\nrequest_id\x18\x04 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"t\n\x14\x43reateTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.watchword.identity.v1.Tenant\x12\x15\n\radmin_user_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64min_password\x18\x03 \x01(\t\"F\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1d\n\npage_token\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\"^\n\x13ListTenantsResponse\x12.\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.watchword.identity.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb9\x02\n\rTenantService\x12\x97\x01\n\x0c\x43reateTenant\x12*.watchword.identity.v1.CreateTenantRequest\x1a+.watchword.identity.v1.CreateTenantResponse\".\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\xda\xf5\xdd\xb7\x0c\x12\x1a\x0etenants.create8\x01\x12\x8d\x01\n\x0bListTenants\x12).watchword.identity.v1.ListTenantsRequest\x1a*.watchword.identity.v1.ListTenantsResponse\"\'\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/tenants\xda\xf5\xdd\xb7\x0c\x0e\x1a\x0ctenants.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"watchword/identity/v1/tenant.proto\x12\x15watchword.identity.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"i\n\x06Tenant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x94\x01\n\x13\x43reateTenantRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\xf5\xdd\xb7\x0c\x06\x08\x01\x10? \x05\x12\x1f\n\x0c\x64isplay_name\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\x12 \n\x0b\x61\x64min_email\x18\x03 \x01(\tB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x10\xfe\x01\x12\x1e\n\nrequest_id\x18\x04 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\"t\n\x14\x43reateTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.watchword.identity.v1.Tenant\x12\x15\n\radmin_user_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64min_password\x18\x03 \x01(\t\"F\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1d\n\npage_token\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\"^\n\x13ListTenantsResponse\x12.\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.watchword.identity.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb9\x02\n\rTenantService\x12\x97\x01\n\x0c\x43reateTenant\x12*.watchword.identity.v1.CreateTenantRequest\x1a+.watchword.identity.v1.CreateTenantResponse\".\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\xda\xf5\xdd\xb7\x0c\x12\x1a\x0etenants.create8\x01\x12\x8d\x01\n\x0bListTenants\x12).watchword.identity.v1.ListTenantsRequest\x1a*.watchword.identity.v1.ListTenantsResponse\"\'\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/tenants\xda\xf5\xdd\xb7\x0c\x0e\x1a\x0ctenants.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETENANTREQUEST'].fields_by_name['admin_email']._loaded_options = None
   _globals['_CREATETENANTREQUEST'].fields_by_name['admin_email']._serialized_options = b'\342\365\335\267\014\005\010\001\020\376\001'
   _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\002 \001'
+  _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342\365\335\267\014\004\010\001 \001'
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342\365\335\267\014\003\020\200\010'
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._loaded_options = None
@@ -52,13 +52,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT']._serialized_start=193
   _globals['_TENANT']._serialized_end=298
   _globals['_CREATETENANTREQUEST']._serialized_start=301
-  _globals['_CREATETENANTREQUEST']._serialized_end=447
-  _globals['_CREATETENANTRESPONSE']._serialized_start=449
-  _globals['_CREATETENANTRESPONSE']._serialized_end=565
-  _globals['_LISTTENANTSREQUEST']._serialized_start=567
-  _globals['_LISTTENANTSREQUEST']._serialized_end=637
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=639
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=733
-  _globals['_TENANTSERVICE']._serialized_start=736
-  _globals['_TENANTSERVICE']._serialized_end=1049
+  _globals['_CREATETENANTREQUEST']._serialized_end=449
+  _globals['_CREATETENANTRESPONSE']._serialized_start=451
+  _globals['_CREATETENANTRESPONSE']._serialized_end=567
+  _globals['_LISTTENANTSREQUEST']._serialized_start=569
+  _globals['_LISTTENANTSREQUEST']._serialized_end=639
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=641
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=735
+  _globals['_TENANTSERVICE']._serialized_start=738
+  _globals['_TENANTSERVICE']._serialized_end=1051
 # @@protoc_insertion_point(module_scope)

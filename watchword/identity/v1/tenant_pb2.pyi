@@ -72,7 +72,7 @@ class CreateTenantRequest(_message.Message):
     admin_email: _builtins.str
     """The first administrator's e-mail address."""
     request_id: _builtins.str
-    """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    """A UUID chosen by the caller: the same id gives the same result for 24 h. Required, for the password would be lost with the answer."""
     def __init__(
         self,
         *,
@@ -101,7 +101,7 @@ class CreateTenantResponse(_message.Message):
     admin_user_id: _builtins.str
     """Its first administrator."""
     admin_password: _builtins.str
-    """The administrator's one-time password. It is not shown again."""
+    """The administrator's one-time password. It is not shown again, but to a repeat of this request."""
     @_builtins.property
     def tenant(self) -> Global___Tenant:
         """The tenant."""

@@ -52,7 +52,8 @@ class TenantServiceServicer:
     """
 
     def CreateTenant(self, request, context):
-        """Creates a tenant with its first administrator, who gets a one-time password.
+        """Creates a tenant with its first administrator, who gets a one-time password. Repeated with the same request_id after a lost answer, it shows
+        that password again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

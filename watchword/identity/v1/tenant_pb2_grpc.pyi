@@ -34,7 +34,9 @@ class TenantServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TenantServiceAsyncStub: ...
     CreateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.CreateTenantRequest, _tenant_pb2.CreateTenantResponse]
-    """Creates a tenant with its first administrator, who gets a one-time password."""
+    """Creates a tenant with its first administrator, who gets a one-time password. Repeated with the same request_id after a lost answer, it shows
+    that password again.
+    """
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.ListTenantsRequest, _tenant_pb2.ListTenantsResponse]
     """Lists tenants by name."""
 
@@ -44,7 +46,9 @@ class TenantServiceAsyncStub(TenantServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.CreateTenantRequest, _tenant_pb2.CreateTenantResponse]  # type: ignore[assignment]
-    """Creates a tenant with its first administrator, who gets a one-time password."""
+    """Creates a tenant with its first administrator, who gets a one-time password. Repeated with the same request_id after a lost answer, it shows
+    that password again.
+    """
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_pb2.ListTenantsRequest, _tenant_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """Lists tenants by name."""
 
@@ -57,7 +61,9 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_pb2.CreateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_pb2.CreateTenantResponse, _abc.Awaitable[_tenant_pb2.CreateTenantResponse]]:
-        """Creates a tenant with its first administrator, who gets a one-time password."""
+        """Creates a tenant with its first administrator, who gets a one-time password. Repeated with the same request_id after a lost answer, it shows
+        that password again.
+        """
 
     @_abc_1.abstractmethod
     def ListTenants(
