@@ -164,6 +164,7 @@ class Edge:
         async def serve(request: Message | Malformed, context: Context) -> Message:
             started = time.monotonic()
             call = _call_of(name, rule, context, started)
+            structlog.contextvars.bind_contextvars(request_id=call.request_id)  # of this call's task alone
             meter.started += 1
             self.activity.in_flight += 1
             self.activity.last_arrival = started
@@ -198,6 +199,7 @@ class Edge:
             call.deadline = float("inf") if context.time_remaining() is None else started + (context.time_remaining() or 0)
             task = asyncio.current_task()
             assert task is not None
+            structlog.contextvars.bind_contextvars(request_id=call.request_id)
             meter.started += 1
             self.activity.streams.add(task)
             failure: WatchwordError | None = None

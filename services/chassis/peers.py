@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import structlog
 
+from services.chassis import telemetry
 from services.chassis.call import Call
 from services.chassis.edge import KEEP
 from services.chassis.service_identity import ServiceIdentity
@@ -35,12 +36,13 @@ async def channel(settings: ChassisSettings) -> AsyncIterator[grpc.aio.Channel]:
         ("grpc.max_receive_message_length", MAX_MESSAGE),
         ("grpc.keepalive_time_ms", 30_000),
     ]
+    interceptors = telemetry.Spans.tracing.of_channel if telemetry.Spans.tracing else None
     if settings.TLS_CA:
         pair = (settings.TLS_KEY.get_secret_value().encode() or None, settings.TLS_CERT.encode() or None)
         credentials = grpc.ssl_channel_credentials(settings.TLS_CA.encode(), *pair)
-        opened = grpc.aio.secure_channel(settings.INTERNAL_GRPC_ADDRESS, credentials, options=options)
+        opened = grpc.aio.secure_channel(settings.INTERNAL_GRPC_ADDRESS, credentials, options=options, interceptors=interceptors)
     else:
-        opened = grpc.aio.insecure_channel(settings.INTERNAL_GRPC_ADDRESS, options=options)
+        opened = grpc.aio.insecure_channel(settings.INTERNAL_GRPC_ADDRESS, options=options, interceptors=interceptors)
     async with opened:
         yield opened
 
@@ -59,8 +61,8 @@ class Peer:
         """
         timeout = NO_DEADLINE if call is None else max(call.remaining - KEEP, 0.001)
         metadata = [("authorization", f"Bearer {self._identity.token_for(self._name)}")]
-        if call is not None:
-            metadata.append(("x-request-id", call.request_id))
+        if request_id := telemetry.request_id() if call is None else call.request_id:
+            metadata.append(("x-request-id", request_id))
         try:
             return await rpc(request, timeout=timeout, metadata=tuple(metadata))
         except grpc.aio.AioRpcError as error:

@@ -21,7 +21,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.chassis import gauges
+from services.chassis import gauges, telemetry
 from services.chassis.access import AccessUndeclared
 from services.chassis.edge import Edge, services_of
 from services.chassis.health import Health, watched
@@ -57,7 +57,8 @@ async def serve(
     names = services_of(servicers)
     health = Health(names)
     await health.start()
-    server = grpc.aio.server(options=_options(max_message_bytes))
+    tracing = telemetry.Spans.tracing
+    server = grpc.aio.server(options=_options(max_message_bytes), interceptors=tracing.of_server if tracing else None)
     server.add_generic_rpc_handlers(tuple(edge.handler(service, servicer) for service, servicer in servicers))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]
     if settings.REFLECTION:
@@ -173,3 +174,5 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     except OSError as error:
         print(f"cannot start: a dependency does not answer: {error}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        telemetry.end()

@@ -22,7 +22,17 @@ S = TypeVar("S", bound="ChassisSettings")
 MAY_DIFFER = frozenset(
     {
         *("APP_NAME", "APP_VERSION", "INSTANCE_ID", "LOG_LEVEL", "LOG_FORMAT", "REFLECTION", "DRAIN_TIMEOUT", "SECURITY_SALT"),
-        *("GRPC_ADDRESS", "INTERNAL_GRPC_ADDRESS", "METRICS_ADDRESS", "ALLOW_PLAINTEXT", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CA"),
+        *(
+            "GRPC_ADDRESS",
+            "INTERNAL_GRPC_ADDRESS",
+            "METRICS_ADDRESS",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "ALLOW_PLAINTEXT",
+            "TLS_CERT",
+            "TLS_KEY",
+            "TLS_CLIENT_CA",
+            "TLS_CA",
+        ),
         *("DATABASE_POOL_SIZE", "DATABASE_MAX_OVERFLOW", "DATABASE_STATEMENT_CACHE_SIZE", "REDIS_POOL_SIZE", "SERVICE_KEY"),
         *("SMTP_HOST", "SMTP_PORT", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_FROM", "SMTP_TLS", "MAIL_DIR"),
         *("BOOTSTRAP_ADMIN_EMAIL", "BOOTSTRAP_ADMIN_PASSWORD"),
@@ -119,6 +129,7 @@ class ChassisSettings(BaseModel):
     DRAIN_TIMEOUT: float = Field(20.0, ge=0, le=300)
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = "info"
     LOG_FORMAT: Literal["json", "console"] = "json"
+    OTEL_EXPORTER_OTLP_ENDPOINT: str = ""
 
     @field_validator("PUBLIC_BASE_URL")
     @classmethod
@@ -127,6 +138,13 @@ class ChassisSettings(BaseModel):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
             raise ValueError("must be a URL such as https://auth.example.com")
         return value.rstrip("/")
+
+    @field_validator("OTEL_EXPORTER_OTLP_ENDPOINT")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must be a URL such as http://collector:4317")
+        return value
 
     @field_validator("DATABASE_URL", "REDIS_URL")
     @classmethod
