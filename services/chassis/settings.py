@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
@@ -179,8 +179,11 @@ class ChassisSettings(BaseModel):
             yield "TLS_CERT and TLS_KEY go together: set both or neither"
         if self.APP_ENV != "production":
             return
-        if (password := urlsplit(self.DATABASE_URL.get_secret_value()).password) and password.lower() in WELL_KNOWN:
-            yield "DATABASE_URL holds a well-known password, and APP_ENV is production: give the database user a random one"
+        for name, whom in (("DATABASE_URL", "the database user"), ("REDIS_URL", "Redis")):
+            password = _password_of(getattr(self, name).get_secret_value())
+            if not password or password.lower() in WELL_KNOWN:
+                fault = "a well-known password" if password else "no password"
+                yield f"{name} holds {fault}, and APP_ENV is production: give {whom} a random one"
         for name in self.strong_secrets:
             value: SecretStr = getattr(self, name)
             if value.get_secret_value() and _is_weak(value.get_secret_value()):
@@ -188,6 +191,12 @@ class ChassisSettings(BaseModel):
         host = self.GRPC_ADDRESS.rpartition(":")[0]
         if host not in ("127.0.0.1", "localhost", "[::1]") and not self.TLS_CERT and not self.ALLOW_PLAINTEXT:
             yield "GRPC_ADDRESS is reachable from outside without TLS: set TLS_CERT and TLS_KEY, or ALLOW_PLAINTEXT=true behind a mesh that encrypts"
+
+
+def _password_of(url: str) -> str:
+    """Return the password in a URL of Postgres or Redis, where either of them looks for it."""
+    parts = urlsplit(url)
+    return unquote(parts.password or "") or next(iter(parse_qs(parts.query).get("password", ())), "")
 
 
 def _is_weak(secret: str) -> bool:

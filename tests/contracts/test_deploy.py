@@ -131,7 +131,10 @@ def test_aws_keeps_the_seeds_figures() -> None:
     assert (service["DeploymentConfiguration"]["MinimumHealthyPercent"], service["DeploymentConfiguration"]["MaximumPercent"]) == (50, 200)
 
 
-URLS = {"database-url": "postgresql://watchword:kQ7vR2mX9pL4tZ8wB3nC6yH1@postgres:5432/watchword", "redis-url": "redis://redis:6379"}
+URLS = {
+    "database-url": "postgresql://watchword:kQ7vR2mX9pL4tZ8wB3nC6yH1@postgres:5432/watchword",
+    "redis-url": "redis://:kQ7vR2mX9pL4tZ8wB3nC6yH1@redis:6379",
+}
 
 
 @pytest.mark.parametrize("service", CONTEXTS)

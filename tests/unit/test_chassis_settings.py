@@ -263,5 +263,27 @@ def test_production_refuses_a_well_known_database_password(password: str) -> Non
     (problem,) = problems({**PRODUCTION, "DATABASE_URL": url})
 
     assert problem.startswith("DATABASE_URL holds a well-known password")
-    assert load(ChassisSettings, {**PRODUCTION, "DATABASE_URL": "postgresql://user@db/authdb"})
     assert load(ChassisSettings, {**PRODUCTION, "DATABASE_URL": f"postgresql://user:{STRONG}@db/authdb"})
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://user@db/authdb", "postgresql://user:@db/authdb", "postgresql://db/authdb", "postgresql://user@db/authdb?password="]
+)
+def test_production_refuses_a_database_without_a_password(url: str) -> None:
+    """Whoever reaches the port would be everybody. At home it is nobody's business."""
+    assert load(ChassisSettings, {**GOOD, "DATABASE_URL": url})
+
+    assert problems({**PRODUCTION, "DATABASE_URL": url}) == [
+        "DATABASE_URL holds no password, and APP_ENV is production: give the database user a random one"
+    ]
+    assert load(ChassisSettings, {**PRODUCTION, "DATABASE_URL": f"postgresql://user@db/authdb?password={STRONG}"})
+
+
+@pytest.mark.parametrize("host", ["redis://{}cache:6379", "rediss://{}cache", "redis+sentinel://{}a:26379,b:26379/main", "redis+cluster://{}a:1,b:2"])
+def test_production_refuses_redis_without_a_password_of_its_own(host: str) -> None:
+    """Who writes there decides which instances are waited for, and counts failed logins."""
+    for secret, fault in (("", "no password"), (":@", "no password"), ("default@", "no password"), (":changeme@", "a well-known password")):
+        url = host.format(secret)
+        assert load(ChassisSettings, {**GOOD, "REDIS_URL": url})
+        assert problems({**PRODUCTION, "REDIS_URL": url}) == [f"REDIS_URL holds {fault}, and APP_ENV is production: give Redis a random one"]
+    assert load(ChassisSettings, {**PRODUCTION, "REDIS_URL": host.format(f":{STRONG}@")})
