@@ -5,6 +5,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
+from urllib.request import urlopen
 
 PATIENCE = 2.0  # seconds that an instance may take to answer
 _LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)")
@@ -64,9 +66,8 @@ async def look(targets: Sequence[Target]) -> list[Look]:
 
 async def _look_at(target: Target) -> Look:
     try:
-        async with asyncio.timeout(PATIENCE):
-            text = await _get(target.url)
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+        text = await asyncio.to_thread(_get, target.url)
+    except (OSError, HTTPException):
         return Look(target, time.monotonic(), is_up=False)
     found: dict[str, list[Sample]] = {}
     for sample in parse(text):
@@ -74,18 +75,10 @@ async def _look_at(target: Target) -> Look:
     return Look(target, time.monotonic(), is_up=True, samples=found)
 
 
-async def _get(url: str) -> str:
-    """Return the body of a plain HTTP answer. Raises OSError, ValueError for another status than 200."""
-    place, _, path = url.removeprefix("http://").partition("/")
-    host, _, port = place.rpartition(":")
-    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    try:
-        writer.write(f"GET /{path} HTTP/1.0\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode())
-        head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
-    finally:
-        writer.close()
-    if b" 200 " not in head.split(b"\r\n")[0]:
-        raise ValueError(url)
+def _get(url: str) -> str:
+    """Return the body of an answer. Raises OSError, HTTPException."""
+    with urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310  (the command line and endpoints.json name http only)
+        body: bytes = answer.read()
     return body.decode()
 
 
