@@ -172,6 +172,9 @@ async def test_another_tenants_ids_are_like_unknown_ones(suite: Suite, admin: Pe
 def fill(request: Any) -> None:
     """Set the other required fields."""
     for field in request.DESCRIPTOR.fields:
+        rules = field.GetOptions().Extensions[field_pb2.field]
+        if rules.required and rules.format == field_pb2.FORMAT_UUID and not getattr(request, field.name):
+            setattr(request, field.name, str(uuid4()))
         if field.message_type is not None and field.message_type.name in ("RoleUpdate", "UserUpdate"):
             getattr(request, field.name).SetInParent()
             setattr(getattr(request, field.name), "description" if field.message_type.name == "RoleUpdate" else "display_name", "x")
