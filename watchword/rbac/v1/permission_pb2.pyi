@@ -199,7 +199,7 @@ class CheckPermissionRequest(_message.Message):
 
     @_builtins.property
     def context(self) -> _struct_pb2.Struct:
-        """What conditions may look at, as `context`; at most 16 KiB."""
+        """What conditions may look at, as `context`; at most 8 KiB."""
 
     @_builtins.property
     def auth_time(self) -> _timestamp_pb2.Timestamp:
@@ -528,7 +528,7 @@ class ExplainPermissionRequest(_message.Message):
 
     @_builtins.property
     def context(self) -> _struct_pb2.Struct:
-        """What conditions may look at, as `context`; at most 16 KiB."""
+        """What conditions may look at, as `context`; at most 8 KiB."""
 
     @_builtins.property
     def auth_time(self) -> _timestamp_pb2.Timestamp:
@@ -673,7 +673,7 @@ class LookupResourcesRequest(_message.Message):
 
     @_builtins.property
     def context(self) -> _struct_pb2.Struct:
-        """What conditions may look at, as `context`; at most 16 KiB."""
+        """What conditions may look at, as `context`; at most 8 KiB."""
 
     @_builtins.property
     def auth_time(self) -> _timestamp_pb2.Timestamp:
@@ -795,7 +795,7 @@ class LookupSubjectsRequest(_message.Message):
 
     @_builtins.property
     def context(self) -> _struct_pb2.Struct:
-        """What conditions may look at, as `context`; at most 16 KiB."""
+        """What conditions may look at, as `context`; at most 8 KiB."""
 
     def __init__(
         self,
