@@ -100,10 +100,7 @@ class Judge:
         for holding in held:
             any_held = True
             if holding.role.patterns.grants(wanted):
-                if holding.terms.is_plain and holding.terms.expire_time is None:
-                    covers.insert(0, holding)
-                else:
-                    covers.append(holding)
+                covers.append(holding)
         if not covers:
             return NO_PERMISSION if any_held else NO_ROLE
         if all(holding.terms.is_plain for holding in covers):

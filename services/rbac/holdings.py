@@ -79,23 +79,21 @@ class Incomplete(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Where to look parts up. Each function raises Incomplete for what is not known; a role that is gone is None."""
+    """Where to look parts up. Each function raises Incomplete for what is not known."""
 
     holder: Callable[[Subject], Holder]
-    role: Callable[[UUID], RoleFacts | None]
+    role: Callable[[UUID], RoleFacts]
 
 
 def compile_holdings(parts: Parts, subject: Subject) -> Holdings:
     """Put together what `subject` holds. Raises Incomplete."""
-    roles: dict[UUID, HeldRole | None] = {}
+    roles: dict[UUID, HeldRole] = {}
     found = []
     for holder in _reached(parts, subject):
         for bound in holder.bindings:
             if bound.role_id not in roles:
                 roles[bound.role_id] = _compile_role(parts, bound.role_id)
-            role = roles[bound.role_id]
-            if role is not None:
-                found.append(Holding(bound.id, role, bound.resource, bound.terms))
+            found.append(Holding(bound.id, roles[bound.role_id], bound.resource, bound.terms))
     return Holdings(found) if found else NOTHING
 
 
@@ -115,26 +113,21 @@ def _reached(parts: Parts, subject: Subject) -> Iterator[Holder]:
         level = following
 
 
-def _compile_role(parts: Parts, role_id: UUID) -> HeldRole | None:
-    """Return a role with the patterns of all above it, or None if it is gone."""
+def _compile_role(parts: Parts, role_id: UUID) -> HeldRole:
+    """Return a role with the patterns of all above it."""
     bound = parts.role(role_id)
-    if bound is None:
-        return None
     seen, level, patterns = {role_id}, [bound], set(bound.patterns)
     while level:
         above = {parent for role in level for parent in role.parents} - seen
         seen |= above
-        level = [role for role in map(parts.role, above) if role is not None]
+        level = [parts.role(parent) for parent in above]
         patterns.update(*(role.patterns for role in level))
     return HeldRole(role_id, bound.name, Patterns(patterns))
 
 
 def of_snapshot(snapshot: Snapshot) -> Parts:
-    """Return the parts of a snapshot, in which all that may be asked for is known."""
-    return Parts(lambda subject: snapshot.holders.get(subject, NO_HOLDER), snapshot.roles.get)
-
-
-NO_HOLDER = Holder()
+    """Return the parts of a snapshot, in which all that is above what was asked for is known."""
+    return Parts(snapshot.holders.__getitem__, snapshot.roles.__getitem__)
 
 
 def places_of(parents: Callable[[str], str], resource: str) -> tuple[str, ...]:
