@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from services.rbac.store.listing import RbacStore
 
 TENANT_WIDE: Places = (TENANT,)
+MAX_ANSWERS = 32  # remembered of one subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,17 @@ class View:
 
     def decide(self, question: Question) -> Decision:
         """Answer a question about a subject and resource that the view was made for."""
-        held = self._holdings[question.subject].at(self.above(question.resource), self.now)
-        return self._judge.decide(held, question, self.now)
+        holdings, above = self._holdings[question.subject], self.above(question.resource)
+        if not holdings.is_timeless:
+            return self._judge.decide(holdings.at(above, self.now), question, self.now)
+        key = (question.permission, above)
+        decision = holdings.answers.get(key)
+        if decision is None:
+            decision = self._judge.decide(holdings.at(above, self.now), question, self.now)
+            if len(holdings.answers) >= MAX_ANSWERS:
+                holdings.answers.clear()
+            holdings.answers[key] = decision
+        return decision
 
     def above(self, resource: str) -> Places:
         """Return the whole tenant, `resource`, and all it lies below."""
@@ -107,7 +117,7 @@ class Lease(Protocol):
 class Checker:
     """Decides."""
 
-    def __init__(self, store: "RbacStore", memory: Memory, revisions: Revisions, lease: Lease, clock: Clock, judge: Judge) -> None:
+    def __init__(self, store: "RbacStore", memory: Memory, revisions: Revisions, lease: Lease, *, clock: Clock, judge: Judge) -> None:
         self._store = store
         self._memory = memory
         self._revisions = revisions

@@ -1,13 +1,17 @@
 """What a subject holds, compiled for questions: which role, where, on what terms. Nothing here is about time passing or being stale."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from services.rbac.model import ANYBODY, Subject, SubjectType, Terms
 from services.rbac.nodes import Holder, RoleFacts, Snapshot
 from services.rbac.patterns import Patterns
+
+if TYPE_CHECKING:
+    from services.rbac.decisions import Decision
 
 TENANT = ""  # the resource that stands for the whole tenant
 AUTHENTICATED = (SubjectType.USER, SubjectType.CLIENT)
@@ -37,10 +41,15 @@ class Holding:
         return end is None or end > now
 
 
+def is_timeless(terms: Terms) -> bool:
+    """Whether a binding on `terms` says the same at any time, in any context and for any login."""
+    return terms.expire_time is None and not terms.condition and not terms.acr and terms.max_age is None
+
+
 class Holdings:
     """All that one subject holds, directly, by groups, or because anybody does."""
 
-    __slots__ = ("_by_resource", "weight")
+    __slots__ = ("_by_resource", "answers", "is_timeless", "weight")
 
     def __init__(self, holdings: Iterable[Holding]) -> None:
         grouped: dict[str, list[Holding]] = {}
@@ -49,7 +58,10 @@ class Holdings:
             grouped.setdefault(holding.resource, []).append(holding)
             roles[holding.role.id] = holding.role
         self._by_resource = {resource: tuple(held) for resource, held in grouped.items()}
-        # How much memory it takes: in holdings and patterns, at about 250 bytes each.
+        # Whether the answer to a question is the same at any time, in any context and for any login; and those answers, for those who ask again.
+        self.is_timeless = all(is_timeless(holding.terms) for held in self._by_resource.values() for holding in held)
+        self.answers: dict[Hashable, Decision] = {}
+        # How much memory it takes: in holdings and patterns.
         self.weight = 4 + sum(map(len, grouped.values())) + sum(len(role.patterns) for role in roles.values())
 
     def at(self, resources: Iterable[str], now: datetime) -> Iterator[Holding]:

@@ -30,7 +30,8 @@ K = TypeVar("K", bound=Hashable)
 
 # The revision decides. This is for a database that was restored from a backup, whose counter comes by old numbers again.
 TTL = timedelta(minutes=5)
-DEFAULT_WEIGHT = 200_000  # holdings, patterns and places, at about 250 bytes each
+PART_BYTES = 256  # about, of one holding, pattern, place or node
+DEFAULT_WEIGHT = 64 * 1024 * 1024 // PART_BYTES
 MAX_TENANTS = 100_000  # whose heads are known; about 30 MB
 
 Places = tuple[str, ...]
@@ -162,17 +163,19 @@ class Memory:
         self._keep(shelf, key, Entry(value, nodes, weight + len(nodes), min(node.load_time for node in nodes), tenant.head))
         return value
 
-    def learn(self, tenant_id: UUID, tenant: Tenant, snapshot: Snapshot, asked: Iterable[Subject], resources: Iterable[str], now: datetime) -> None:
-        """Remember a snapshot, which is of the tenant's head or later."""
+    def learn(
+        self, tenant_id: UUID, tenant: Tenant, snapshot: Snapshot, *, asked: Iterable[Subject], resources: Iterable[str], now: datetime
+    ) -> None:
+        """Remember a snapshot, which is of the tenant's head or later, and compile what was asked for."""
         policy = snapshot.state.policy
-        nodes = [_refresh(tenant, tenant.holders, subject, Node(holder, policy, now)) for subject, holder in snapshot.holders.items()]
+        nodes: list[object] = []  # held until the entries hold them
+        nodes += [_refresh(tenant, tenant.holders, subject, Node(holder, policy, now)) for subject, holder in snapshot.holders.items()]
         nodes += [_refresh(tenant, tenant.roles, role_id, Node(role, policy, now)) for role_id, role in snapshot.roles.items()]
         nodes += [_refresh(tenant, tenant.places, place, Node(parent, policy, now)) for place, parent in snapshot.places.items()]
         for subject in asked:
             self.holdings(tenant_id, tenant, subject, now)
         for resource in resources:
             self.places(tenant_id, tenant, resource, now)
-        del nodes  # held until the entries hold them
 
     def kill(self, tenant: Tenant, touched: Touched, revision: Revision) -> None:
         """Let the nodes die that a change of `revision` touched, unless they were read from a state with it."""
@@ -189,8 +192,13 @@ class Memory:
         shelf[key] = entry
         self.weight += entry.weight
         while self.weight > self._max_weight:
-            fullest: OrderedDict[tuple[UUID, Hashable], Entry[object]] = max(self._holdings, self._places, key=len)  # type: ignore[type-var, assignment]
-            self.weight -= fullest.popitem(last=False)[1].weight
+            self._forget_one()
+
+    def _forget_one(self) -> None:
+        if len(self._places) > len(self._holdings):
+            self.weight -= self._places.popitem(last=False)[1].weight
+        else:
+            self.weight -= self._holdings.popitem(last=False)[1].weight
 
 
 class Known:

@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.chassis.call import Call
+from services.chassis.call import Caller
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.tenancy import TenantId
 from services.rbac.decisions import NO_CONTEXT, Decision, Question
@@ -23,15 +23,15 @@ from watchword.rbac.v1 import permission_pb2, rbac_pb2
 MAX_CONTEXT = 8 * 1024  # bytes of a context
 
 
-def tenant_of(stated: str, call: Call) -> TenantId:
+def tenant_of(stated: str, caller: Caller) -> TenantId:
     """Services of the suite state the tenant; all others have one, and may at most repeat it. Raises InvalidRequest."""
-    if call.caller.is_peer:
+    if caller.is_peer:
         if not stated:
             raise InvalidRequest.of("tenant_id", "is required from a service of the suite")
         return TenantId(UUID(stated))
-    if stated and stated != str(call.caller.tenant_id):
+    if stated and stated != str(caller.tenant_id):
         raise InvalidRequest.of("tenant_id", "must be empty: only services of the suite state a tenant")
-    return call.caller.tenant_id
+    return caller.tenant_id
 
 
 def revision_of(consistency: consistency_pb2.Consistency, tokens: ConsistencyTokens, tenant_id: TenantId) -> int:

@@ -6,6 +6,8 @@ from enum import IntEnum
 from typing import Generic, TypeVar
 from uuid import UUID
 
+import msgspec
+
 T = TypeVar("T")
 
 MAX_DEPTH = 32  # members of the longest chain of roles, groups or resources
@@ -29,8 +31,7 @@ class Effect(IntEnum):
     DENY = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True, cache_hash=True):
     """Somebody who may hold a role."""
 
     type: SubjectType

@@ -109,7 +109,7 @@ class Revisions:
         if state.policy == tenant.head:
             tenant.revision = max(tenant.revision, state.revision)
         if state.policy >= tenant.head:
-            self._memory.learn(tenant_id, tenant, snapshot, subjects, resources, began)
+            self._memory.learn(tenant_id, tenant, snapshot, asked=subjects, resources=resources, now=began)
 
     async def changed(self, tenant_id: TenantId, after: int, timeout: float) -> None:
         """Return when a change of the tenant's policy later than revision `after` was heard of, or after `timeout` seconds."""

@@ -6,7 +6,6 @@ before, so the recursions end whatever the tables hold. Arrays of one row stand 
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from services.chassis.postgres import Row
 from services.chassis.tenancy import TenantId
@@ -93,11 +92,11 @@ def _subject(row: Row) -> Subject:
 
 
 def _bound(row: Row) -> tuple[Bound, ...]:
-    names = ("ids", "role_ids", "texts", "ends", "effects", "conditions", "acrs", "max_ages")
-    return tuple(_one(*values) for values in zip(*(row[name] for name in names), strict=True))
+    terms = map(_terms, row["ends"], row["effects"], row["conditions"], row["acrs"], row["max_ages"])
+    return tuple(map(Bound, row["ids"], row["role_ids"], row["texts"], terms))
 
 
-def _one(binding_id: UUID, role_id: UUID, resource: str, end: datetime | None, effect: int, condition: str, acr: str, max_age: int | None) -> Bound:
+def _terms(end: datetime | None, effect: int, condition: str, acr: str, max_age: int | None) -> Terms:
     if end is None and effect == Effect.ALLOW and not condition and not acr and max_age is None:
-        return Bound(binding_id, role_id, resource, FOR_EVER)
-    return Bound(binding_id, role_id, resource, Terms(end, Effect(effect), condition, acr, None if max_age is None else timedelta(seconds=max_age)))
+        return FOR_EVER
+    return Terms(end, Effect(effect), condition, acr, None if max_age is None else timedelta(seconds=max_age))
