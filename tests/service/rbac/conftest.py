@@ -34,6 +34,7 @@ from watchword.errors import TokenInvalid
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
 
 USER, GROUP, CLIENT = rbac_pb2.SUBJECT_TYPE_USER, rbac_pb2.SUBJECT_TYPE_GROUP, rbac_pb2.SUBJECT_TYPE_CLIENT
+ANY = rbac_pb2.SUBJECT_TYPE_ANY
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -228,9 +229,21 @@ class Tenant:
         return str((await ask(self.instances[0].roles.CreateRole, request, by or self.admin)).role.id)
 
     async def bind(
-        self, who: str, role: str, *, kind: Any = USER, resource: str = "", until: datetime | None = None, by: Metadata = (), at: int = 0
+        self,
+        who: str,
+        role: str,
+        *,
+        kind: Any = USER,
+        resource: str = "",
+        until: datetime | None = None,
+        by: Metadata = (),
+        at: int = 0,
+        denies: bool = False,
+        condition: str = "",
+        step_up: rbac_pb2.StepUp | None = None,
     ) -> str:
-        request = rbac_pb2.CreateRoleBindingRequest(subject=subject(kind, who), resource=resource)
+        request = rbac_pb2.CreateRoleBindingRequest(subject=subject(kind, who), resource=resource, condition=condition, step_up=step_up)
+        request.effect = rbac_pb2.BINDING_EFFECT_DENY if denies else rbac_pb2.BINDING_EFFECT_UNSPECIFIED
         request.role_id, request.role_name = ("", role) if role.startswith("watchword.") else (role, "")
         if until is not None:
             request.expire_time.FromDatetime(until)
@@ -256,9 +269,11 @@ class Tenant:
         await ask(self.instances[0].resources.SetResourceParent, request, self.admin)
 
     async def check(
-        self, who: str, permission: str, resource: str = "", *, kind: Any = USER, at: int = 0, fresh: str = ""
+        self, who: str, permission: str, resource: str = "", *, kind: Any = USER, at: int = 0, fresh: str = "", **more: Any
     ) -> permission_pb2.CheckPermissionResponse:
-        request = permission_pb2.CheckPermissionRequest(subject=subject(kind, who), permission=permission, resource=resource, tenant_id=self.id)
+        request = permission_pb2.CheckPermissionRequest(
+            subject=subject(kind, who), permission=permission, resource=resource, tenant_id=self.id, **more
+        )
         if fresh:
             request.consistency.at_least_as_fresh = fresh
         answer: permission_pb2.CheckPermissionResponse = await ask(self.instances[at].permissions.CheckPermission, request, self.peer)
