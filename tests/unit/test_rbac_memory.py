@@ -132,6 +132,14 @@ def test_a_fill_of_a_state_that_is_not_heard_of_yet_is_not_mixed_with_older_part
     assert one.patterns() == []
 
 
+def test_a_state_that_is_not_heard_of_yet_is_not_known() -> None:
+    one, late = Instance(), Subject(SubjectType.USER, uuid4())
+    one.read(snapshot(5))
+    one.read(snapshot(6, holders={late: (ROLE,)}), late)
+
+    assert one.patterns(late) is None  # all else is known as of revision 5
+
+
 def test_a_notice_that_follows_another_than_the_head_forgets_the_tenant() -> None:
     one = Instance()
     one.read(snapshot(5))
