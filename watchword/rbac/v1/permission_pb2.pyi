@@ -5,6 +5,7 @@ The permission check."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -915,12 +916,27 @@ class WatchPermissionsResponse(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
+        ELAPSED_FIELD_NUMBER: _builtins.int
+        CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+        consistency_token: _builtins.str
+        """The state that everything told until here leads to. An instance may still answer from before a change that was told but not yet acknowledged:
+        whoever keeps answers asks for this state at least.
+        """
+        @_builtins.property
+        def elapsed(self) -> _duration_pb2.Duration:
+            """When that was, counted from the arrival of the request by the server's monotonic clock. So a caller that noted when it sent the request knows
+            how stale it is at most, without comparing clocks, and a checkpoint that lay in a buffer makes nothing look younger.
+            """
+
         def __init__(
             self,
+            *,
+            elapsed: _duration_pb2.Duration | None = ...,
+            consistency_token: _builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "elapsed", b"elapsed"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
