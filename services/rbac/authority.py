@@ -1,6 +1,9 @@
 """What a caller may hand out, and upon whom he may act: nothing that he does not hold himself, tenant-wide, and nobody who holds more.
 And what may not be taken away: the last administrator.
 
+To hand out is to allow, and also to lift a denial. What a caller holds is what he is allowed whatever the question brings: no condition, no need of
+a stronger login, and no denial that touches it.
+
 Handing out and taking away are judged inside the transaction of the change, under the tenant's lock, so that no two changes can do together what
 neither may alone.
 """
@@ -12,14 +15,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from services.chassis.call import Caller, CallerKind
-from services.rbac.checker import TENANT, TENANT_WIDE, Checker, Question, View
-from services.rbac.holdings import Holding
-from services.rbac.model import Subject, SubjectType
+from services.rbac.decisions import Question
+from services.rbac.holdings import TENANT, Holding
+from services.rbac.model import Effect, Subject, SubjectType
 from services.rbac.patterns import Patterns
 from watchword.errors import LastAdministrator, PermissionDenied
 
 if TYPE_CHECKING:
-    from services.rbac.store import TenantChange
+    from services.rbac.checker import Checker, View
+    from services.rbac.store.changing import TenantChange
 
 NAMED = 5  # patterns that a refusal names
 
@@ -32,18 +36,25 @@ def subject_of(caller: Caller) -> Subject:
 class OwnDecider:
     """Decides about rbac's own callers by rbac's own data."""
 
-    def __init__(self, checker: Checker) -> None:
+    def __init__(self, checker: "Checker") -> None:
         self._checker = checker
 
     async def allows(self, caller: Caller, permission: str) -> bool:
-        """Return whether `caller` holds `permission` tenant-wide. Raises DependencyUnavailable."""
+        """Return whether `caller` holds `permission` tenant-wide, without context and for any login. Raises DependencyUnavailable."""
         decision, _ = await self._checker.check(caller.tenant_id, Question(subject_of(caller), permission))
         return decision.is_allowed
 
 
-def patterns_of(holdings: Iterable[Holding]) -> set[str]:
-    """Return the patterns of all that is held."""
-    return {text for holding in holdings for text in holding.role.patterns.texts}
+def patterns_of(holdings: Iterable[Holding], effect: Effect = Effect.ALLOW) -> set[str]:
+    """Return the patterns of all that is allowed, on whatever terms; or denied."""
+    return {text for holding in holdings if holding.terms.effect is effect for text in holding.role.patterns.texts}
+
+
+def secured(tenant_wide: Iterable[Holding], anywhere: Iterable[Holding]) -> Patterns:
+    """Return the patterns that are allowed for certain: tenant-wide, on plain terms, and denied nowhere, not even in part."""
+    denied = patterns_of(anywhere, Effect.DENY)
+    allowed = patterns_of(holding for holding in tenant_wide if holding.terms.is_plain)
+    return Patterns(allowed, besides=denied) if denied else Patterns(allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +70,22 @@ class Deed:
         """Whose holdings decide."""
         return [self.actor] if self.target is None else [self.actor, self.target]
 
-    def lacking(self, view: View) -> list[str]:
+    def lacking(self, view: "View") -> list[str]:
         """Return what the actor needs tenant-wide and does not hold so, sorted. All that the target holds anywhere counts; oneself is no matter."""
         needed = set(self.permissions)
         if self.target is not None and self.target != self.actor:
             needed |= patterns_of(view.held_anywhere(self.target))
-        return Patterns(patterns_of(view.held(self.actor, TENANT))).lacking(needed)
+        return secured(view.held(self.actor, TENANT), view.held_anywhere(self.actor)).lacking(needed)
 
 
 async def require_authority(change: "TenantChange", caller: Caller, handed_out: Iterable[str], now: datetime) -> None:
     """Return if `caller` may hand out the patterns `handed_out`; services of the suite may. Raises PermissionDenied."""
-    if caller.is_peer:
+    wanted = set(handed_out)
+    if caller.is_peer or not wanted:
         return
-    own = (await change.holdings_of(subject_of(caller), now)).at(TENANT_WIDE, now)
-    lacking = Patterns(patterns_of(own)).lacking(handed_out)
+    who = subject_of(caller)
+    own = (await change.holdings_of(who))[who]
+    lacking = secured(own.at((TENANT,), now), own.anywhere(now)).lacking(wanted)
     if lacking:
         more = "" if len(lacking) <= NAMED else ", ..."
         raise PermissionDenied(f"this would hand out permissions that the caller does not hold: {', '.join(lacking[:NAMED])}{more}")

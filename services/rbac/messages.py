@@ -1,11 +1,12 @@
 """What rbac speaks of, from protobuf and into it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +15,7 @@ from services.chassis.call import Caller
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.tenancy import TenantId
 from services.rbac.decisions import NO_CONTEXT, Decision, Question
+from services.rbac.impact import Difference, Impact
 from services.rbac.levels import UNKNOWN_LOGIN, Login, StepUp
 from services.rbac.model import ANYBODY, Effect, Group, Role, RoleBinding, Subject, SubjectType, Terms
 from watchword.common.v1 import consistency_pb2
@@ -206,3 +208,35 @@ def wire_group(group: Group) -> rbac_pb2.Group:
         etag=group.etag,
         update_time=timestamp(group.update_time),
     )
+
+
+def wire_impact(impact: Impact | None) -> rbac_pb2.Impact | None:
+    """Return an impact for the wire."""
+    if impact is None:
+        return None
+    return rbac_pb2.Impact(
+        subject_count=impact.subject_count,
+        gaining_count=impact.gaining_count,
+        losing_count=impact.losing_count,
+        gains=map(_difference, impact.gains),
+        losses=map(_difference, impact.losses),
+        truncated=impact.is_truncated,
+    )
+
+
+def _difference(one: Difference) -> rbac_pb2.SubjectImpact:
+    return rbac_pb2.SubjectImpact(subject=wire_subject(one.subject), permissions=one.patterns, resource=one.resource)
+
+
+def named(mask: FieldMask, update: Any, patchable: Sequence[str], field: str) -> frozenset[str]:
+    """Return which of `patchable` an update changes: those that `mask` names or, without one, those that are not empty. Raises InvalidRequest."""
+    if set(mask.paths) - set(patchable):
+        raise InvalidRequest.of("update_mask", f"may name {', '.join(patchable)}, and nothing else")
+    paths = frozenset(mask.paths) or frozenset(path for path in patchable if _is_set(update, path))
+    if not paths:
+        raise InvalidRequest.of(field, "says nothing to change")
+    return paths
+
+
+def _is_set(update: Any, path: str) -> bool:
+    return bool(update.HasField(path) if update.DESCRIPTOR.fields_by_name[path].has_presence else getattr(update, path))

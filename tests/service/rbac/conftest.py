@@ -22,12 +22,14 @@ from services.chassis.coherent import coherent
 from services.chassis.limits import Limits
 from services.chassis.postgres import Database
 from services.chassis.redis import Redis
-from services.chassis.settings import ChassisSettings, load
+from services.chassis.settings import load
 from services.chassis.tenancy import TenantId
 from services.rbac.checker import Checker
+from services.rbac.memory import Memory
 from services.rbac.revisions import Revisions
-from services.rbac.service import MAX_MESSAGE, assemble
-from services.rbac.store import RbacStore
+from services.rbac.service import MAX_MESSAGE, assemble, engine
+from services.rbac.settings import RbacSettings
+from services.rbac.store.listing import RbacStore
 from tests.conftest import SALT, Keys, Stores, eventually
 from watchword import status
 from watchword.errors import TokenInvalid
@@ -166,6 +168,7 @@ class Instance:
     store: RbacStore
     checker: Checker
     revisions: Revisions
+    memory: Memory
     coherence: Coherence
 
     @property
@@ -312,7 +315,7 @@ class Rbac:
             await connection.close()
 
 
-def settings_of(url: str, stores: Stores, keys: Keys, name: str) -> ChassisSettings:
+def settings_of(url: str, stores: Stores, keys: Keys, name: str) -> RbacSettings:
     """Return what an instance reads from its environment."""
     environment = {
         "DATABASE_URL": url,
@@ -324,27 +327,27 @@ def settings_of(url: str, stores: Stores, keys: Keys, name: str) -> ChassisSetti
         "RATE_LIMIT_WRITE": "100000/60",
         "RATE_LIMIT_READ": "100000/60",
     }
-    return load(ChassisSettings, environment)
+    return load(RbacSettings, environment)
 
 
 @asynccontextmanager
-async def running(settings: ChassisSettings, keys: Keys, clock: Clock) -> AsyncIterator[Instance]:
+async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIterator[Instance]:
     """Serve one instance while inside."""
     async with WatchedDatabase.open(settings, "rbac") as database, Redis.open(settings) as redis, AsyncExitStack() as stack:
         assert isinstance(database, WatchedDatabase)
         await database.require_schema()
-        store = RbacStore(database)
-        limits, revisions = Limits.of(settings, redis), Revisions()
+        store, memory, limits = RbacStore(database), Memory(settings.policy_weight), Limits.of(settings, redis)
+        revisions = Revisions(memory)
         coherence = await stack.enter_async_context(coherent(settings, database, revisions))
-        checker = Checker(store, revisions, coherence, clock)
-        assembly = assemble(SALT, store, checker, clock, identity=keys.identity("rbac"), limits=limits, authenticator=TokenStandIn())
+        decides = engine(settings, store, memory, revisions, coherence, clock)
+        assembly = assemble(SALT, decides, identity=keys.identity("rbac"), limits=limits, authenticator=TokenStandIn())
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)])
         server.add_generic_rpc_handlers(tuple(assembly.edge.handler(service, servicer) for service, servicer in assembly.servicers))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await eventually(partial(_is_current, coherence))
-            yield Instance(channel, database, store, checker, revisions, coherence)
+            yield Instance(channel, database, store, decides.checker, revisions, memory, coherence)
         await server.stop(0)
 
 

@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.service.rbac.conftest import ANY, CLIENT, GROUP, USER, Rbac, Tenant, ask, subject
-from watchword.errors import InvalidRequest
+from watchword.errors import InvalidRequest, PermissionDenied
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
 
 ALLOW, DENY, CONDITIONAL, STEP_UP = permission_pb2.ALLOW, permission_pb2.DENY, permission_pb2.CONDITIONAL, permission_pb2.STEP_UP_REQUIRED
@@ -151,9 +151,8 @@ async def test_the_suites_own_permissions_are_not_given_to_weak_logins_or_on_con
     user = str(uuid4())
     await tenant.bind(user, "watchword.role-manager", condition="context.amount < 5")
 
-    listing = rbac_pb2.ListRolesRequest()
-    with pytest.raises(Exception, match="permission"):
-        await ask(tenant.instances[0].roles.ListRoles, listing, tenant.user(user))
+    with pytest.raises(PermissionDenied):
+        await ask(tenant.instances[0].roles.ListRoles, rbac_pb2.ListRolesRequest(), tenant.user(user))
 
 
 async def test_terms_are_told_where_grants_are_listed(tenant: Tenant) -> None:
