@@ -120,10 +120,20 @@ class Revisions:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), timeout)
 
-    def head(self, tenant_id: TenantId) -> int:
-        """Return the revision of the last change of the tenant's policy that was heard of; 0 for none."""
+    def head(self, tenant_id: TenantId) -> Revision | None:
+        """Return the revision of the last change of the tenant's policy that was heard of; None if nothing is known of the tenant."""
         tenant = self._memory.tenant(tenant_id)
-        return 0 if tenant is None else tenant.head
+        return None if tenant is None else tenant.head
+
+    @property
+    def generation(self) -> int:
+        """Moves when everything is forgotten."""
+        return self._memory.generation
+
+    def begin(self, tenant_id: TenantId, policy: int, generation: int) -> None:
+        """Know where a tenant stands, of which nothing was known, by a read that began in `generation`."""
+        if generation == self._memory.generation and self._memory.tenant(tenant_id) is None:
+            self._memory.begin(tenant_id, Revision(policy), Revision(policy))
 
     def _wake(self, *tenants: UUID) -> None:
         for tenant_id in tenants:
