@@ -122,6 +122,10 @@ class Judge:
         """Evaluate the condition of `terms`; None if it has none."""
         return self._conditions.evaluate(terms.condition, question.context, now) if terms.condition else None
 
+    def is_login_enough(self, terms: Terms, login: Login, now: datetime) -> bool:
+        """Whether a login is strong and fresh enough for a grant on `terms`."""
+        return self._lacking(terms, login, now) is None
+
     def _lacking(self, terms: Terms, login: Login, now: datetime) -> StepUp | None:
         needed = StepUp(terms.acr, terms.max_age)
         return None if self._levels.satisfies(needed, login, now) else needed
