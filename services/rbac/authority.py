@@ -2,7 +2,8 @@
 And what may not be taken away: the last administrator.
 
 To hand out is to allow, and also to lift a denial. What a caller holds is what he is allowed whatever the question brings: no condition, no need of
-a stronger login, and no denial that touches it.
+a stronger login, and no denial that touches it. But whoever is allowed everything, and is not denied to mend the policy, may hand out everything:
+else a denial that meets everybody could never be lifted. The last of them cannot be taken away.
 
 Handing out and taking away are judged inside the transaction of the change, under the tenant's lock, so that no two changes can do together what
 neither may alone.
@@ -18,7 +19,7 @@ from services.chassis.call import Caller, CallerKind
 from services.rbac.decisions import Question
 from services.rbac.holdings import TENANT, Holding
 from services.rbac.model import Effect, Subject, SubjectType
-from services.rbac.patterns import Patterns
+from services.rbac.patterns import EVERYTHING, Patterns, overlap
 from watchword.errors import LastAdministrator, PermissionDenied
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from services.rbac.store.changing import TenantChange
 
 NAMED = 5  # patterns that a refusal names
+MENDING = ("role-bindings.create", "role-bindings.delete")  # whoever may do these can mend whatever else is amiss
 
 
 def subject_of(caller: Caller) -> Subject:
@@ -51,10 +53,17 @@ def patterns_of(holdings: Iterable[Holding], effect: Effect = Effect.ALLOW) -> s
 
 
 def secured(tenant_wide: Iterable[Holding], anywhere: Iterable[Holding]) -> Patterns:
-    """Return the patterns that are allowed for certain: tenant-wide, on plain terms, and denied nowhere, not even in part."""
-    denied = patterns_of(anywhere, Effect.DENY)
-    allowed = patterns_of(holding for holding in tenant_wide if holding.terms.is_plain)
-    return Patterns(allowed, besides=denied) if denied else Patterns(allowed)
+    """Return what is allowed for certain: tenant-wide, on plain terms, and denied nowhere, not even in part; to an administrator, everything."""
+    held = list(tenant_wide)
+    allowed, denied = patterns_of(holding for holding in held if holding.terms.is_plain), patterns_of(anywhere, Effect.DENY)
+    if not denied or (EVERYTHING in allowed and _mends(patterns_of(held, Effect.DENY))):
+        return Patterns(allowed)
+    return Patterns(allowed, besides=denied)
+
+
+def _mends(denied: Iterable[str]) -> bool:
+    """Whether somebody who is denied `denied` in the whole tenant, and allowed everything else, can still mend its policy."""
+    return not any(overlap(pattern, permission) for pattern in denied for permission in MENDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +90,22 @@ class Deed:
 async def require_authority(change: "TenantChange", caller: Caller, handed_out: Iterable[str], now: datetime) -> None:
     """Return if `caller` may hand out the patterns `handed_out`; services of the suite may. Raises PermissionDenied."""
     wanted = set(handed_out)
-    if caller.is_peer or not wanted:
-        return
+    if not caller.is_peer and wanted:
+        require_covered(await authority_of(change, caller, now), wanted)
+
+
+async def authority_of(change: "TenantChange", caller: Caller, now: datetime) -> Patterns:
+    """Return what a user or client may hand out."""
     who = subject_of(caller)
-    own = (await change.holdings_of(who))[who]
-    lacking = secured(own.at((TENANT,), now), own.anywhere(now)).lacking(wanted)
+    if who not in change.authority:
+        own = (await change.holdings_of(who))[who]
+        change.authority[who] = secured(own.at((TENANT,), now), own.anywhere(now))
+    return change.authority[who]
+
+
+def require_covered(authority: Patterns, handed_out: Iterable[str]) -> None:
+    """Return if `authority` covers the patterns `handed_out`. Raises PermissionDenied."""
+    lacking = authority.lacking(handed_out)
     if lacking:
         more = "" if len(lacking) <= NAMED else ", ..."
         raise PermissionDenied(f"this would hand out permissions that the caller does not hold: {', '.join(lacking[:NAMED])}{more}")

@@ -9,8 +9,8 @@ from services.chassis.pages import Pager
 from services.rbac.bindings import Bindings, Order, TermsPatch
 from services.rbac.messages import identifier, named, needed_login, subject, tenant_of, terms, wire_binding, wire_impact
 from services.rbac.model import RoleBinding, Terms, Written
-from services.rbac.policy import Policy, PolicyEffect
-from watchword.errors import InvalidRequest, Violation
+from services.rbac.policy import Policy, PolicyEffect, at
+from watchword.errors import InvalidRequest
 from watchword.rbac.v1 import rbac_pb2
 
 _PATCHABLE = ("expire_time", "condition", "step_up")
@@ -98,7 +98,7 @@ def _member(request: rbac_pb2.CreateRoleBindingRequest, index: int) -> Order:
     try:
         return _order(request)
     except InvalidRequest as error:
-        raise InvalidRequest(violations=[Violation(f"{place}.{one.field}", one.description) for one in error.violations]) from None
+        raise at(error, place) from None
 
 
 def _patch(request: rbac_pb2.UpdateRoleBindingRequest) -> TermsPatch:

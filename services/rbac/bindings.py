@@ -1,6 +1,7 @@
 """Role bindings: who holds which role, where, until when. Nobody binds what he may not do himself; the last administrator stays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from services.rbac.authority import administered, require_authority
 from services.rbac.conditions import Conditions
 from services.rbac.levels import Levels
 from services.rbac.model import RESERVED_PREFIX, Effect, Role, RoleBinding, Subject, SubjectType, Terms
-from services.rbac.policy import PolicyEffect
+from services.rbac.policy import PolicyEffect, at
 from watchword.errors import AlreadyExists, EtagMismatch, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from services.rbac.store.listing import RbacStore
 
 FIRST = UUID(int=0)
+Placed = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,40 +64,51 @@ class Bindings:
         self._levels = levels
 
     def creating(self, call: Call, order: Order) -> PolicyEffect[RoleBinding]:
-        """Return the giving of a role. It raises InvalidRequest, NotFound for the role or group, AlreadyExists, PermissionDenied, LastAdministrator.
+        """Return the giving of a role; see `creating_many`."""
+        effect = self._creating(call, [order], is_list=False)
+
+        async def first(change: "TenantChange") -> RoleBinding:
+            return (await effect(change))[0]
+
+        return first
+
+    def creating_many(self, call: Call, orders: Sequence[Order]) -> PolicyEffect[list[RoleBinding]]:
+        """Return the giving of roles, all or none. It raises NotFound for a role or group, AlreadyExists, PermissionDenied, LastAdministrator.
 
         Raises  InvalidRequest for terms that cannot be
         """
-        now = self._clock.now()
-        self._require_terms(order.terms, now)
+        return self._creating(call, orders, is_list=True)
 
-        async def effect(change: "TenantChange") -> RoleBinding:
-            role = await _ordered_role(change, order, is_peer=call.caller.is_peer)
-            if order.subject.type is SubjectType.GROUP:
-                await change.get_group(order.subject.id)
-            if order.terms.effect is Effect.ALLOW:
-                await require_authority(change, call.caller, await change.patterns_of_roles([role.id]), now)
-            binding = RoleBinding(new_id(), order.subject, role.id, order.resource, order.terms, version=1, create_time=now, update_time=now)
-            async with administered(change, now):
-                if not await change.insert_binding(binding):
-                    raise AlreadyExists("the subject holds this role there already, on the same terms and until the same time")
-            change.audit(AuditEvent("role_bound", "role_binding", str(binding.id), details=_facts(binding, role)))
-            return binding
-
-        return effect
-
-    def creating_many(self, call: Call, orders: Sequence[Order]) -> PolicyEffect[list[RoleBinding]]:
-        """Return the giving of many roles, all or none; see `creating`."""
-        effects = [self.creating(call, order) for order in orders]
+    def _creating(self, call: Call, orders: Sequence[Order], *, is_list: bool) -> PolicyEffect[list[RoleBinding]]:
+        now, placed = self._clock.now(), _placed if is_list else _unplaced
+        for number, order in enumerate(orders):
+            with placed(number):
+                self._require_terms(order.terms, now)
 
         async def effect(change: "TenantChange") -> list[RoleBinding]:
-            return [await one(change) for one in effects]
+            roles = await _ordered_roles(change, orders, placed, is_peer=call.caller.is_peer)
+            await _require_groups(change, orders, placed)
+            allowed = {role.id for role, order in zip(roles, orders, strict=True) if order.terms.effect is Effect.ALLOW}
+            await require_authority(change, call.caller, await change.patterns_of_roles(list(allowed)), now)
+            bindings = [
+                RoleBinding(new_id(), order.subject, role.id, order.resource, order.terms, version=1, create_time=now, update_time=now)
+                for role, order in zip(roles, orders, strict=True)
+            ]
+            is_denying = any(order.terms.effect is Effect.DENY for order in orders)
+            async with administered(change, now) if is_denying else nullcontext():
+                made = await change.insert_bindings(bindings)
+            for number, (binding, role) in enumerate(zip(bindings, roles, strict=True)):
+                if binding.id not in made:
+                    with placed(number):
+                        raise AlreadyExists("the subject holds this role there already, on the same terms and until the same time")
+                change.audit(AuditEvent("role_bound", "role_binding", str(binding.id), details=_facts(binding, role)))
+            return bindings
 
         return effect
 
     def updating(self, call: Call, binding_id: UUID, patch: TermsPatch, etag: str) -> PolicyEffect[RoleBinding]:
         """Return the changing of a binding's terms. It raises InvalidRequest, NotFound, EtagMismatch, AlreadyExists, LastAdministrator, and
-        PermissionDenied for what the caller does not hold: by new terms a grant may hold more often, and a denial less."""
+        PermissionDenied for what the caller does not hold, if by the new terms a grant may hold more often, or a denial less."""
         now = self._clock.now()
 
         async def effect(change: "TenantChange") -> RoleBinding:
@@ -104,7 +117,8 @@ class Bindings:
             if terms == old.terms:
                 return old
             self._require_terms(terms, now)
-            await require_authority(change, call.caller, await change.patterns_of_roles([old.role_id]), now)
+            if not (old.terms.covers(terms) if terms.effect is Effect.ALLOW else terms.covers(old.terms)):
+                await require_authority(change, call.caller, await change.patterns_of_roles([old.role_id]), now)
             new = replace(old, terms=terms, version=old.version + 1, update_time=now)
             async with administered(change, now):
                 if not await change.update_binding(new):
@@ -173,6 +187,17 @@ class Bindings:
         return effect
 
 
+async def _ordered_roles(change: "TenantChange", orders: Sequence[Order], placed: Placed, *, is_peer: bool) -> list[Role]:
+    """Return the roles to bind."""
+    known: dict[UUID | str, Role] = {}
+    for number, order in enumerate(orders):
+        key = order.role_id or order.role_name
+        if key not in known:
+            with placed(number):
+                known[key] = await _ordered_role(change, order, is_peer=is_peer)
+    return [known[order.role_id or order.role_name] for order in orders]
+
+
 async def _ordered_role(change: "TenantChange", order: Order, *, is_peer: bool) -> Role:
     """Return the role to bind. A service that binds one of the suite's own roles in a new tenant finds it there."""
     if order.role_id is not None:
@@ -184,6 +209,29 @@ async def _ordered_role(change: "TenantChange", order: Order, *, is_peer: bool) 
     if role is None:
         raise NotFound
     return role
+
+
+async def _require_groups(change: "TenantChange", orders: Sequence[Order], placed: Placed) -> None:
+    """Return if all groups that are to hold something exist."""
+    seen: set[UUID] = set()
+    for number, order in enumerate(orders):
+        if order.subject.type is SubjectType.GROUP and order.subject.id not in seen:
+            with placed(number):
+                await change.get_group(order.subject.id)
+            seen.add(order.subject.id)
+
+
+@contextmanager
+def _placed(number: int) -> Iterator[None]:
+    """Let refusals say which request of a list they mean."""
+    try:
+        yield
+    except (InvalidRequest, NotFound, AlreadyExists) as error:
+        raise at(error, f"requests[{number}]") from None
+
+
+def _unplaced(number: int) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _matching(binding: RoleBinding, etag: str) -> RoleBinding:

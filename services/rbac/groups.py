@@ -1,5 +1,6 @@
 """Groups: named sets of users, clients and other groups. Who joins a group holds what the group holds, and what the groups above it hold."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -103,8 +104,9 @@ class Groups:
                 raise InvalidRequest.of("member.type", "must be a user, client or group: bind a role to anybody instead")
             if member.type is SubjectType.GROUP:
                 await _require_place(change, group, await change.get_group(member.id))
-            await require_authority(change, call.caller, patterns_of(await _held(change, group_id, now)), now)
-            async with administered(change, now):
+            held = await _held(change, group_id, now)
+            await require_authority(change, call.caller, patterns_of(held), now)
+            async with administered(change, now) if patterns_of(held, Effect.DENY) else nullcontext():
                 added = await change.insert_member(group_id, member)
             if added:
                 change.audit(AuditEvent("group_member_added", "group", str(group_id), details=_facts(group, member)))

@@ -83,6 +83,12 @@ class Terms:
         """Whether it allows whatever the question says of context and login."""
         return self.effect is Effect.ALLOW and not self.condition and not self.acr and self.max_age is None
 
+    def covers(self, other: "Terms") -> bool:
+        """Whether a binding on these terms holds at least as often as the same on `other`."""
+        lasts = self.expire_time is None or (other.expire_time is not None and self.expire_time >= other.expire_time)
+        asks_no_more = self.condition in ("", other.condition) and self.acr in ("", other.acr) and self.max_age in (None, other.max_age)
+        return self.effect is other.effect and lasts and asks_no_more
+
 
 FOR_EVER = Terms()
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+EVERYTHING = "*.*"
+
 
 def covering(permission: str) -> frozenset[str]:
     """Return the patterns that grant `permission`; of a pattern, those that grant all that it grants."""
@@ -13,6 +15,12 @@ def overlap(one: str, other: str) -> bool:
     """Whether there is a permission that both patterns grant."""
     (kind, _, verb), (other_kind, _, other_verb) = one.partition("."), other.partition(".")
     return (kind == other_kind or "*" in (kind, other_kind)) and (verb == other_verb or "*" in (verb, other_verb))
+
+
+def common(one: str, other: str) -> str:
+    """Return the pattern of what two overlapping patterns both grant."""
+    (kind, _, verb), (other_kind, _, other_verb) = one.partition("."), other.partition(".")
+    return f"{other_kind if kind == '*' else kind}.{other_verb if verb == '*' else verb}"
 
 
 class Patterns:

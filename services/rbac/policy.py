@@ -12,7 +12,7 @@ from services.chassis.call import Call
 from services.chassis.tenancy import TenantId
 from services.rbac.impact import Impact
 from services.rbac.model import Written
-from watchword.errors import EtagMismatch
+from watchword.errors import EtagMismatch, InvalidRequest, Violation, WatchwordError
 
 if TYPE_CHECKING:
     from services.rbac.store.changing import TenantChange
@@ -59,6 +59,13 @@ class Policy:
             return await _together(effects)(change)
 
         return await self._store.change(call, call.caller.tenant_id, Written[list[UUID | None]], effect)
+
+
+def at(error: WatchwordError, place: str) -> WatchwordError:
+    """Return the same failure, as one of the member of a list at `place`."""
+    if isinstance(error, InvalidRequest):
+        return InvalidRequest(violations=[Violation(f"{place}.{one.field}", one.description) for one in error.violations])
+    return type(error)(f"{place}: {error.text}", metadata=error.metadata)
 
 
 def _together(effects: Sequence[PolicyEffect[UUID | None]]) -> PolicyEffect[list[UUID | None]]:

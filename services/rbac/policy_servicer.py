@@ -12,27 +12,23 @@ from services.chassis.consistency import ConsistencyTokens
 from services.rbac.binding_servicer import RoleBindingServicer
 from services.rbac.group_servicer import GroupServicer
 from services.rbac.messages import wire_impact
-from services.rbac.policy import Policy, PolicyEffect
+from services.rbac.policy import Policy, PolicyEffect, at
 from services.rbac.resource_servicer import ResourceServicer
 from services.rbac.role_servicer import RoleServicer
 from watchword.errors import (
     AlreadyExists,
-    Cycle,
-    DepthExceeded,
     EtagMismatch,
     InvalidRequest,
-    LastAdministrator,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
-    Violation,
 )
 from watchword.rbac.v1 import policy_pb2, rbac_pb2
 
 if TYPE_CHECKING:
     from services.rbac.store.changing import TenantChange
 
-PLACED = (AlreadyExists, Cycle, DepthExceeded, EtagMismatch, LastAdministrator, NotFound, PermissionDenied, PreconditionFailed)
+PLACED = (AlreadyExists, EtagMismatch, InvalidRequest, NotFound, PermissionDenied, PreconditionFailed)
 _NOT_OF_ONE = ("request_id", "tenant_id", "validate_only")
 _METHODS: Mapping[str, tuple[str, str]] = {
     "create_role": ("RoleService", "CreateRole"),
@@ -124,7 +120,7 @@ class PolicyServicer:
         try:
             return _named(self._effects[kind](request, call), place)
         except InvalidRequest as error:
-            raise _placed(error, place) from None
+            raise at(error, place) from None
 
 
 def _numbered(changes: Sequence[policy_pb2.PolicyChange], kinds: Sequence[str | None]) -> Iterator[tuple[int, policy_pb2.PolicyChange, str]]:
@@ -139,17 +135,11 @@ def _named(effect: PolicyEffect[Any], place: str) -> PolicyEffect[UUID | None]:
     async def named(change: "TenantChange") -> UUID | None:
         try:
             made = await effect(change)
-        except InvalidRequest as error:
-            raise _placed(error, place) from None
         except PLACED as error:
-            raise type(error)(f"{place}: {error.text}", metadata=error.metadata) from None
+            raise at(error, place) from None
         return getattr(made, "id", None)
 
     return named
-
-
-def _placed(error: InvalidRequest, place: str) -> InvalidRequest:
-    return InvalidRequest(violations=[Violation(f"{place}.{one.field}", one.description) for one in error.violations])
 
 
 def _permission(kind: str) -> str:

@@ -1,6 +1,7 @@
 """Roles: named sets of permission patterns, with parents. Nobody makes a role say more than he may do himself."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -82,10 +83,11 @@ class Roles:
             if new.parent_ids != old.parent_ids:
                 await _require_place(change, new, old.name)
             said, says = await change.patterns_of_roles([role_id]), await _patterns(change, new)
-            lifted = Patterns(says).lacking(said) if await change.is_denied_anywhere(role_id) else []
+            is_denied = await change.is_denied_anywhere(role_id)
+            lifted = Patterns(says).lacking(said) if is_denied else []
             await require_authority(change, call.caller, [*Patterns(said).lacking(says), *lifted], now)
             new = replace(new, version=old.version + 1, update_time=now)
-            async with administered(change, now):
+            async with administered(change, now) if is_denied else nullcontext():
                 await change.update_role(new)
             change.audit(AuditEvent("role_updated", "role", str(role_id), details=await _difference(change, old, new)))
             return new

@@ -26,6 +26,15 @@ CREATE UNIQUE INDEX role_binding_terms ON role_binding
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX role_binding_by_resource ON role_binding (tenant_id, resource) WHERE resource <> '';
 
+-- Denials are few: who looks for them does not look through all bindings of a role.
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX role_binding_denials ON role_binding (tenant_id, role_id) WHERE effect = 2;
+
+-- What lies directly below a resource, by name.
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX resource_by_place ON resource (tenant_id, parent, name);
+DROP INDEX resource_by_parent;
+
 ALTER TABLE subject_group
     ADD COLUMN version bigint NOT NULL DEFAULT 1,
     ADD COLUMN update_time timestamptz NOT NULL DEFAULT now();

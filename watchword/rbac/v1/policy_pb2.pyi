@@ -243,7 +243,7 @@ class ImportPolicyRequest(_message.Message):
 
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportedGroup]:
-        """Groups, by id. One that exists stays as it is."""
+        """Groups, by name. One that exists stays as it is."""
 
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportedMember]:
