@@ -25,14 +25,19 @@ from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
 from services.rbac.authority import OwnDecider
+from services.rbac.authzen_servicer import AuthZenServicer
 from services.rbac.binding_servicer import RoleBindingServicer
 from services.rbac.bindings import Bindings
 from services.rbac.checker import Checker, Lease
 from services.rbac.conditions import Conditions
 from services.rbac.decisions import Judge
+from services.rbac.explain_servicer import ExplainServicer
+from services.rbac.explainer import Explainer
 from services.rbac.group_servicer import GroupServicer
 from services.rbac.groups import Groups
 from services.rbac.levels import Levels
+from services.rbac.lookup_servicer import LookupServicer
+from services.rbac.lookups import Lookups
 from services.rbac.memory import Memory
 from services.rbac.permission_servicer import PermissionServicer
 from services.rbac.policy import Policy
@@ -43,8 +48,13 @@ from services.rbac.revisions import Revisions
 from services.rbac.role_servicer import RoleServicer
 from services.rbac.roles import Roles
 from services.rbac.settings import RbacSettings
+from services.rbac.store.finding import FindStore
 from services.rbac.store.listing import RbacStore
-from watchword.rbac.v1 import permission_pb2, policy_pb2, rbac_pb2
+from services.rbac.store.naming import NameStore
+from services.rbac.store.watching import ChangeStore
+from services.rbac.watch import Watching
+from services.rbac.watch_servicer import WatchServicer
+from watchword.rbac.v1 import authzen_pb2, permission_pb2, policy_pb2, rbac_pb2
 from watchword.token.v1 import token_pb2_grpc
 
 MAX_MESSAGE = 1024 * 1024  # bytes: a batch of 1000 questions of the longest names
@@ -63,21 +73,25 @@ class Assembly:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What decides: the store, what is remembered of it, and what is heard of its changes."""
+    """What decides: the stores, what is remembered of them, and what is heard of changes."""
 
+    database: Database
     store: RbacStore
     revisions: Revisions
+    lease: Lease
     checker: Checker
+    judge: Judge
     conditions: Conditions
     levels: Levels
     clock: Clock
 
 
-def engine(settings: RbacSettings, store: RbacStore, memory: Memory, revisions: Revisions, lease: Lease, clock: Clock) -> Engine:
+def engine(settings: RbacSettings, database: Database, memory: Memory, revisions: Revisions, *, lease: Lease, clock: Clock) -> Engine:
     """Put together what decides."""
-    conditions, levels = Conditions(), settings.levels
-    checker = Checker(store, memory, revisions, lease, clock=clock, judge=Judge(conditions, levels))
-    return Engine(store, revisions, checker, conditions, levels, clock)
+    conditions, levels, store = Conditions(), settings.levels, RbacStore(database)
+    judge = Judge(conditions, levels)
+    checker = Checker(store, memory, revisions, lease, clock=clock, judge=judge)
+    return Engine(database, store, revisions, lease, checker, judge, conditions, levels, clock)
 
 
 def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: Limits, authenticator: Authenticator) -> Assembly:
@@ -90,8 +104,15 @@ def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: L
     groups = GroupServicer(Groups(store, clock), policy, consistency, pager)
     resources = ResourceServicer(Resources(store), policy, consistency, pager)
     policies = PolicyServicer(policy, decider, consistency, roles=roles, bindings=bindings, groups=groups, resources=resources, importing=Unserved())
-    permissions = PermissionServicer(checker, consistency, pager, explaining=Unserved(), lookups=Unserved(), watching=Unserved())
-    rbac, permission, changes = rbac_pb2.DESCRIPTOR, permission_pb2.DESCRIPTOR, policy_pb2.DESCRIPTOR
+    permissions = PermissionServicer(
+        checker,
+        consistency,
+        pager,
+        explaining=ExplainServicer(Explainer(store, NameStore(decides.database), decides.judge, clock), consistency),
+        lookups=LookupServicer(Lookups(FindStore(decides.database), checker), consistency, pager),
+        watching=WatchServicer(Watching(ChangeStore(decides.database), decides.revisions, decides.lease), consistency, authenticator),
+    )
+    rbac, permission, changes, authzen = rbac_pb2.DESCRIPTOR, permission_pb2.DESCRIPTOR, policy_pb2.DESCRIPTOR, authzen_pb2.DESCRIPTOR
     servicers: list[tuple[ServiceDescriptor, object]] = [
         (rbac.services_by_name["RoleService"], roles),
         (rbac.services_by_name["RoleBindingService"], bindings),
@@ -99,6 +120,7 @@ def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: L
         (rbac.services_by_name["ResourceService"], resources),
         (permission.services_by_name["PermissionService"], permissions),
         (changes.services_by_name["PolicyService"], policies),
+        (authzen.services_by_name["AuthZenService"], AuthZenServicer(checker)),
     ]
     return Assembly(Edge(Gate(identity, authenticator, decider), limits, note=store.note), servicers)
 
@@ -111,18 +133,18 @@ async def main() -> None:
     salt = settings.SECURITY_SALT.get_secret_value()
     async with Database.open(settings, "rbac") as database, Redis.open(settings) as redis, channel(settings) as internal:
         await database.require_schema()
-        store, memory = RbacStore(database), Memory(settings.policy_weight)
+        memory = Memory(settings.policy_weight)
         authenticator = TokenAuthenticator(token_pb2_grpc.TokenServiceStub(internal), Peer("token", identity))
         revisions = Revisions(memory)
         async with coherent(settings, database, revisions) as coherence:
-            decides = engine(settings, store, memory, revisions, coherence, Clock())
+            decides = engine(settings, database, memory, revisions, lease=coherence, clock=Clock())
             assembly = assemble(salt, decides, identity=identity, limits=Limits.of(settings, redis), authenticator=authenticator)
 
             async def probe() -> None:
                 if not coherence.is_current:
-                    await store.ping()
+                    await decides.store.ping()
 
-            async with tended(store.sweep):
+            async with tended(decides.store.sweep):
                 await serve(settings, assembly.edge, assembly.servicers, probe=probe, max_message_bytes=MAX_MESSAGE)
 
 
@@ -146,11 +168,7 @@ async def tended(sweep: Callable[[], Awaitable[None]], every: float = TEND_EVERY
 
 
 class Unserved:
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError
-
-        async def no(request, call):
-            raise NotImplementedError
-
-        return no
+        return None

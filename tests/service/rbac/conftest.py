@@ -336,10 +336,10 @@ async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIter
     async with WatchedDatabase.open(settings, "rbac") as database, Redis.open(settings) as redis, AsyncExitStack() as stack:
         assert isinstance(database, WatchedDatabase)
         await database.require_schema()
-        store, memory, limits = RbacStore(database), Memory(settings.policy_weight), Limits.of(settings, redis)
+        memory, limits = Memory(settings.policy_weight), Limits.of(settings, redis)
         revisions = Revisions(memory)
         coherence = await stack.enter_async_context(coherent(settings, database, revisions))
-        decides = engine(settings, store, memory, revisions, coherence, clock)
+        decides = engine(settings, database, memory, revisions, lease=coherence, clock=clock)
         assembly = assemble(SALT, decides, identity=keys.identity("rbac"), limits=limits, authenticator=TokenStandIn())
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)])
         server.add_generic_rpc_handlers(tuple(assembly.edge.handler(service, servicer) for service, servicer in assembly.servicers))
@@ -347,7 +347,7 @@ async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIter
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await eventually(partial(_is_current, coherence))
-            yield Instance(channel, database, store, decides.checker, revisions, memory, coherence)
+            yield Instance(channel, database, decides.store, decides.checker, revisions, memory, coherence)
         await server.stop(0)
 
 
