@@ -12,7 +12,7 @@ from services.rbac.authority import NAMED, Deed
 from services.rbac.checker import Checker, Grant, grant_key
 from services.rbac.decisions import Question
 from services.rbac.messages import question, revision_of, step_up, subject, tenant_of, timestamp, wire_decision, wire_failure
-from services.rbac.prompt_checks import PromptChecks
+from services.rbac.prompt_servicer import PromptChecks
 from watchword.errors import InvalidRequest, Violation
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
 

@@ -60,7 +60,7 @@ _SUBJECTS = f"""
     {_REACHED}
     SELECT type, id FROM holder
     WHERE type = ANY($4::smallint[]) AND (type, id) > ($5::smallint, $6::uuid) ORDER BY type, id LIMIT $7
-"""
+"""  # noqa: S608
 
 
 class FindStore:
