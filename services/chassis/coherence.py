@@ -14,7 +14,6 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Protocol
 from uuid import uuid4
 
@@ -59,11 +58,12 @@ class Lapsed(Exception):
 
 
 class Sightings:
-    """What this process has seen of the log: the epoch and since when, each lease's turn and since when."""
+    """What this process has seen of the log: the epoch and since when, each lease's turn and since when, and how far all holders have applied it."""
 
     def __init__(self) -> None:
         self.epoch = ""
         self.epoch_since = float("inf")
+        self.floor = 0
         self._turns: dict[str, tuple[str, float]] = {}
 
     def see(self, standing: Standing) -> None:
@@ -71,6 +71,7 @@ class Sightings:
         seen_at = now()
         if standing.epoch != self.epoch:
             self.epoch, self.epoch_since, self._turns = standing.epoch, seen_at, {}
+        self.floor = min((lease.applied for lease in standing.leases.values()), default=standing.seq)
         known = self._turns
         self._turns = {
             name: known[name] if name in known and known[name][0] == lease.turn else (lease.turn, seen_at) for name, lease in standing.leases.items()
@@ -247,8 +248,3 @@ async def _quietly(doing: Awaitable[None]) -> None:
     """What fails here is tried again, or matters to nobody."""
     with contextlib.suppress(RedisDown, WatchwordError, OSError, TimeoutError):
         await doing
-
-
-def failover_lag(redis_url: str) -> timedelta:
-    """Return how long the old primary of a failover may go on granting leases: `min-replicas-max-lag`, of which 10 s is the default."""
-    return timedelta(seconds=10) if redis_url.startswith(("redis+sentinel://", "redis+cluster://")) else timedelta()

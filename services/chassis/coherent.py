@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
-from services.chassis.coherence import RENEW_EVERY, Coherence, Replica, failover_lag
+from services.chassis.coherence import RENEW_EVERY, Coherence, Replica
 from services.chassis.fanout import Fanout
 from services.chassis.lease_log import LeaseLog
 from services.chassis.outbox import Outbox
@@ -28,3 +29,8 @@ async def coherent(
         database.spread_by(fanout)
         async with coherence.running(), fanout.running():
             yield coherence
+
+
+def failover_lag(redis_url: str) -> timedelta:
+    """Return how long the old primary of a failover may go on granting leases: `min-replicas-max-lag`, of which 10 s is the default."""
+    return timedelta(seconds=10) if redis_url.startswith(("redis+sentinel://", "redis+cluster://")) else timedelta()

@@ -25,7 +25,7 @@ async def bootstrap(settings: IdentitySettings, *, patience: float = PATIENCE) -
     email, password = settings.BOOTSTRAP_ADMIN_EMAIL, settings.BOOTSTRAP_ADMIN_PASSWORD.get_secret_value()
     if not email or not password:
         return "no first administrator is wanted: BOOTSTRAP_ADMIN_EMAIL and BOOTSTRAP_ADMIN_PASSWORD are not both set"
-    async with assembled(settings) as identity:
+    async with assembled(settings.model_copy(update={"CALLER_MEMORY": 0})) as identity:  # nobody calls it
         await identity.database.require_schema()
         account_id, made = await identity.tenants.ensure_first_administrator(email, password, _call())
         await _settle(identity, account_id, patience)
