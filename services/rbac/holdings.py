@@ -101,7 +101,7 @@ def compile_holdings(parts: Parts, subject: Subject) -> Holdings:
     """Put together what `subject` holds. Raises Incomplete."""
     roles: dict[UUID, HeldRole] = {}
     found = []
-    for holder in _reached(parts, subject):
+    for holder in reached(parts, subject):
         for bound in holder.bindings:
             if bound.role_id not in roles:
                 roles[bound.role_id] = _compile_role(parts, bound.role_id)
@@ -109,7 +109,7 @@ def compile_holdings(parts: Parts, subject: Subject) -> Holdings:
     return Holdings(found) if found else NOTHING
 
 
-def _reached(parts: Parts, subject: Subject) -> Iterator[Holder]:
+def reached(parts: Parts, subject: Subject) -> Iterator[Holder]:
     """Yield the holder of `subject`, those of all groups above it, and anybody's if the subject is somebody who logs in."""
     level = [subject, ANYBODY] if subject.type in AUTHENTICATED else [subject]
     seen = set(level)

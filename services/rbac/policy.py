@@ -3,6 +3,7 @@
 A change is an effect: a function of the inside of a transaction. So the very code that makes it, with all its refusals, tells what it would do.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from services.chassis.call import Call
 from services.chassis.tenancy import TenantId
-from services.rbac.impact import Impact
+from services.rbac.impact import Comparison, Impact
 from services.rbac.model import Written
 from watchword.errors import EtagMismatch, InvalidRequest, Violation, WatchwordError
 
@@ -31,6 +32,15 @@ class Outcome(Generic[T]):
     impact: Impact | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Trial(Generic[T]):
+    """What a change would leave behind, the tenant's revision that it was tried upon, and the states that it lies between."""
+
+    item: T
+    revision: int
+    compared: Comparison
+
+
 class Policy:
     """Makes changes and tries them."""
 
@@ -42,13 +52,18 @@ class Policy:
     ) -> Outcome[T]:
         """Make a change, or only try it. Raises what `effect` raises."""
         if validate_only:
-            return await self._store.attempt(call, tenant_id, effect)
+            return await self._attempt(call, tenant_id, effect)
         done = await self._store.change(call, tenant_id, result, effect)
         return Outcome(done.item, done.revision)
 
     async def simulate(self, call: Call, effects: Sequence[PolicyEffect[UUID | None]]) -> Outcome[list[UUID | None]]:
         """Try many changes, in their order. Raises what the first that cannot be made raises."""
-        return await self._store.attempt(call, call.caller.tenant_id, _together(effects))
+        return await self._attempt(call, call.caller.tenant_id, _together(effects))
+
+    async def _attempt(self, call: Call, tenant_id: TenantId, effect: PolicyEffect[T]) -> Outcome[T]:
+        tried = await self._store.attempt(call, tenant_id, effect)
+        impact = await asyncio.to_thread(tried.compared.measure)  # aside: others' calls go on meanwhile
+        return Outcome(tried.item, tried.revision, impact)
 
     async def apply(self, call: Call, effects: Sequence[PolicyEffect[UUID | None]], *, unchanged_since: int | None) -> Written[list[UUID | None]]:
         """Make many changes, all or none; only if the policy has not changed since `unchanged_since`. Raises EtagMismatch, and as `simulate`."""

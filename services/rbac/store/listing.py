@@ -2,20 +2,18 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
-from services.chassis.postgres import Change, Connection, Database
+from services.chassis.postgres import Change, Database
 from services.chassis.tenancy import TenantId
-from services.rbac.holdings import Holdings, in_snapshot, places_of
-from services.rbac.impact import Side, measure
 from services.rbac.model import Edge, Group, Role, RoleBinding, Subject, SubjectType, Written
 from services.rbac.nodes import Revision, Snapshot, State
-from services.rbac.policy import Outcome
+from services.rbac.policy import Trial
 from services.rbac.store.changing import TenantChange
+from services.rbac.store.impact import MOST_COMPARED, attempt
 from services.rbac.store.loading import FIND_STATE, load
 from services.rbac.store.rows import (
     BINDING,
@@ -35,8 +33,6 @@ from watchword.errors import PermissionDenied
 
 T = TypeVar("T")
 
-MOST_COMPARED = 10_000  # subjects that a change is tried upon
-COMPARED_AT_ONCE = 1_000
 _FORGET_CHANGES = "DELETE FROM policy_change WHERE create_time < now() - interval '24 hours'"
 
 
@@ -69,18 +65,17 @@ class RbacStore:
         """Return a binding. Raises NotFound."""
         return binding_of(found(await self._database.fetch_row(FIND_BINDING, tenant_id, binding_id)))
 
-    # Ids are UUIDv7: their order is that of making.
-    _LIST_BINDINGS = f"""
-        {BINDING}
-        WHERE tenant_id = $1 AND id > $2 AND ($4::uuid IS NULL OR role_id = $4) AND ($5::uuid IS NULL OR subject_id = $5)
-        ORDER BY id LIMIT $3
-    """
+    # Ids are UUIDv7: their order is that of making. A statement for each filter, so that each is planned for its own index.
+    _LIST_BINDINGS = f"{BINDING} WHERE tenant_id = $1 AND id > $2 {{}} ORDER BY id LIMIT $3"
 
     async def list_bindings(
         self, tenant_id: TenantId, after: UUID, limit: int, *, role_id: UUID | None, subject_id: UUID | None
     ) -> list[RoleBinding]:
         """Return bindings, oldest first; of one role, of one subject, if they are given."""
-        return [binding_of(row) for row in await self._database.fetch(self._LIST_BINDINGS, tenant_id, after, limit, role_id, subject_id)]
+        given = [(column, value) for column, value in (("role_id", role_id), ("subject_id", subject_id)) if value is not None]
+        filters = " ".join(f"AND {column} = ${place}" for place, (column, _) in enumerate(given, start=4))
+        rows = await self._database.fetch(self._LIST_BINDINGS.format(filters), tenant_id, after, limit, *(value for _, value in given))
+        return [binding_of(row) for row in rows]
 
     async def get_group(self, tenant_id: TenantId, group_id: UUID) -> Group:
         """Return a group. Raises NotFound."""
@@ -108,13 +103,14 @@ class RbacStore:
         row = await self._database.fetch_row(FIND_PARENT, tenant_id, resource)
         return "" if row is None else str(row["parent"])
 
-    _LIST_RESOURCES = """
-        SELECT name AS child, parent FROM resource WHERE tenant_id = $1 AND name > $2 AND ($4 = '' OR parent = $4) ORDER BY name LIMIT $3
-    """
+    _LIST_RESOURCES = "SELECT name AS child, parent FROM resource WHERE tenant_id = $1 AND name > $2 ORDER BY name LIMIT $3"
+    _LIST_RESOURCES_BELOW = "SELECT name AS child, parent FROM resource WHERE tenant_id = $1 AND name > $2 AND parent = $4 ORDER BY name LIMIT $3"
 
     async def list_resources(self, tenant_id: TenantId, after: str, limit: int, *, parent: str) -> list[Edge]:
         """Return resources with their parents, by name; those directly below `parent`, if it is given."""
-        return edges_of(await self._database.fetch(self._LIST_RESOURCES, tenant_id, after, limit, parent))
+        if parent:
+            return edges_of(await self._database.fetch(self._LIST_RESOURCES_BELOW, tenant_id, after, limit, parent))
+        return edges_of(await self._database.fetch(self._LIST_RESOURCES, tenant_id, after, limit))
 
     async def change(self, call: Call, tenant_id: TenantId, result: type[Written[T]], effect: Callable[["TenantChange"], Awaitable[T]]) -> Written[T]:
         """Run `effect` under the tenant's lock in one transaction; with a request_id, once in 24 hours. A refusal is audited."""
@@ -132,29 +128,15 @@ class RbacStore:
             await self.note(call, refused)
             raise
 
-    async def attempt(self, call: Call, tenant_id: TenantId, effect: Callable[["TenantChange"], Awaitable[T]]) -> Outcome[T]:
-        """Run `effect` under the tenant's lock, compare what it leaves with what was, and undo it. Nobody is told, and nothing is kept of it."""
-        undone: list[Outcome[T]] = []
+    async def attempt(self, call: Call, tenant_id: TenantId, effect: Callable[["TenantChange"], Awaitable[T]]) -> Trial[T]:
+        """Run `effect` and undo it. Nobody is told, nothing is audited, and nothing is kept of it. Raises what `effect` raises."""
+        undone: list[Trial[T]] = []
         with contextlib.suppress(_Undone):
             async with self._database.transaction() as connection:
                 inside = TenantChange(Change(connection, call), tenant_id, most_affected=MOST_COMPARED)
-                await inside.lock()
-                undone.append(await self._compare(connection, inside, tenant_id, effect))
+                undone.append(await attempt(connection, tenant_id, inside, effect))
                 raise _Undone
         return undone[0]
-
-    async def _compare(
-        self, connection: Connection, inside: "TenantChange", tenant_id: TenantId, effect: Callable[["TenantChange"], Awaitable[T]]
-    ) -> Outcome[T]:
-        state = await connection.fetchrow(FIND_STATE, tenant_id)
-        savepoint = connection.transaction()
-        await savepoint.start()
-        item = await effect(inside)
-        subjects, places = sorted(inside.affected, key=_by_id)[:MOST_COMPARED], sorted(inside.touched.places)
-        after = await _side(connection, tenant_id, subjects, places)
-        await savepoint.rollback()
-        before = await _side(connection, tenant_id, subjects, places)
-        return Outcome(item, state["revision"], measure(before, after, datetime.now(UTC), is_truncated=inside.is_everybody_affected))
 
     async def note(self, call: Call, *events: AuditEvent) -> None:
         """Write audit rows of something that changed nothing."""
@@ -172,16 +154,3 @@ class RbacStore:
 
 class _Undone(Exception):
     """Ends a transaction that was only tried."""
-
-
-def _by_id(subject: Subject) -> tuple[int, UUID]:
-    return subject.type, subject.id
-
-
-async def _side(connection: Connection, tenant_id: TenantId, subjects: Sequence[Subject], places: Sequence[str]) -> Side:
-    holdings: dict[Subject, Holdings] = {}
-    for at in range(0, len(subjects), COMPARED_AT_ONCE):
-        some = subjects[at : at + COMPARED_AT_ONCE]
-        holdings |= in_snapshot(await load(connection.fetch, tenant_id, some, []), some)
-    found_places = (await load(connection.fetch, tenant_id, [], places)).places
-    return Side(holdings, {name: places_of(found_places.__getitem__, name) for name in places})
