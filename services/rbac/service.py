@@ -35,6 +35,8 @@ from services.rbac.explain_servicer import ExplainServicer
 from services.rbac.explainer import Explainer
 from services.rbac.group_servicer import GroupServicer
 from services.rbac.groups import Groups
+from services.rbac.import_servicer import ImportServicer
+from services.rbac.importing import Imports
 from services.rbac.levels import Levels
 from services.rbac.lookup_servicer import LookupServicer
 from services.rbac.lookups import Lookups
@@ -65,10 +67,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What is served: the edge, and a servicer for each service."""
+    """What is served: the edge, and a servicer for each service; and what those share who watch."""
 
     edge: Edge
     servicers: list[tuple[ServiceDescriptor, object]]
+    watching: Watching
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +106,16 @@ def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: L
     bindings = RoleBindingServicer(Bindings(store, clock, decides.conditions, decides.levels), policy, consistency, pager)
     groups = GroupServicer(Groups(store, clock), policy, consistency, pager)
     resources = ResourceServicer(Resources(store), policy, consistency, pager)
-    policies = PolicyServicer(policy, decider, consistency, roles=roles, bindings=bindings, groups=groups, resources=resources, importing=Unserved())
+    importing = ImportServicer(Imports(store, clock), authenticator, decider, consistency)
+    policies = PolicyServicer(policy, decider, consistency, roles=roles, bindings=bindings, groups=groups, resources=resources, importing=importing)
+    watching = Watching(ChangeStore(decides.database), decides.revisions, decides.lease)
     permissions = PermissionServicer(
         checker,
         consistency,
         pager,
         explaining=ExplainServicer(Explainer(store, NameStore(decides.database), decides.judge, clock), consistency),
         lookups=LookupServicer(Lookups(FindStore(decides.database), checker), consistency, pager),
-        watching=WatchServicer(Watching(ChangeStore(decides.database), decides.revisions, decides.lease), consistency, authenticator),
+        watching=WatchServicer(watching, consistency, authenticator),
     )
     rbac, permission, changes, authzen = rbac_pb2.DESCRIPTOR, permission_pb2.DESCRIPTOR, policy_pb2.DESCRIPTOR, authzen_pb2.DESCRIPTOR
     servicers: list[tuple[ServiceDescriptor, object]] = [
@@ -122,7 +127,7 @@ def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: L
         (changes.services_by_name["PolicyService"], policies),
         (authzen.services_by_name["AuthZenService"], AuthZenServicer(checker)),
     ]
-    return Assembly(Edge(Gate(identity, authenticator, decider), limits, note=store.note), servicers)
+    return Assembly(Edge(Gate(identity, authenticator, decider), limits, note=store.note), servicers, watching)
 
 
 async def main() -> None:
@@ -165,10 +170,3 @@ async def tended(sweep: Callable[[], Awaitable[None]], every: float = TEND_EVERY
         yield
     finally:
         task.cancel()
-
-
-class Unserved:
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError
-        return None

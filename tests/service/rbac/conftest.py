@@ -30,6 +30,7 @@ from services.rbac.revisions import Revisions
 from services.rbac.service import MAX_MESSAGE, assemble, engine
 from services.rbac.settings import RbacSettings
 from services.rbac.store.listing import RbacStore
+from services.rbac.watch import Watching
 from tests.conftest import SALT, Keys, Stores, eventually
 from watchword import status
 from watchword.errors import TokenInvalid
@@ -58,7 +59,7 @@ class TokenStandIn:
         if len(parts) != 4:
             raise TokenInvalid
         kind, tenant, who, scopes = parts
-        return Caller(CallerKind(kind), who, TenantId(UUID(tenant)), scopes=frozenset(scopes.split("+")) - {""})
+        return Caller(CallerKind(kind), who, TenantId(UUID(tenant)), scopes=frozenset(scopes.split("+")) - {""}, token=token)
 
 
 BACKGROUND = re.compile(r"\b(instance|change)\b")  # coherence's own tables
@@ -170,6 +171,7 @@ class Instance:
     revisions: Revisions
     memory: Memory
     coherence: Coherence
+    watching: Watching
 
     @property
     def roles(self) -> Any:
@@ -347,7 +349,7 @@ async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIter
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await eventually(partial(_is_current, coherence))
-            yield Instance(channel, database, decides.store, decides.checker, revisions, memory, coherence)
+            yield Instance(channel, database, decides.store, decides.checker, revisions, memory, coherence, assembly.watching)
         await server.stop(0)
 
 
