@@ -193,7 +193,7 @@ class _Way:
         """Return where a denial at `place` and a grant meet: at the lower of the two places, if that lies below the other."""
         if allowed.resource in self._new.above(place):
             return place
-        return allowed.resource if place in self._new.above(allowed.resource) | self._old.above(allowed.resource) else None
+        return allowed.resource if place in self._new.above(allowed.resource) else None
 
     def _overlaps(self, denied: Collection[str], allowed: Unit) -> Iterator[str]:
         for pattern in sorted(denied):
