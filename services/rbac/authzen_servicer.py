@@ -1,7 +1,7 @@
 """OpenID AuthZEN Authorization API 1.0: its evaluation endpoints, answered by the check.
 
-An action is a permission `type.verb`, or a verb of the resource's type. Properties are what conditions see as `context.subject`, `context.resource` and
-`context.action`, beside the members of `context` itself. The decision is true for ALLOW alone.
+An action is a permission `type.verb`, or a verb of the resource's type. Properties are what conditions see as `context.subject`, `context.resource`
+and `context.action`, beside the members of `context` itself. The decision is true for ALLOW alone.
 """
 
 from collections.abc import Callable, Mapping

@@ -63,19 +63,20 @@ class Watching:
             yield Complete(position, asked_at)
         else:
             position = since
-        told_at = now() if since is None else float("-inf")
+        told_at, is_known = (now(), True) if since is None else (float("-inf"), False)
         while True:
-            async for event in self._catch_up(tenant_id, position):
+            async for event in self._catch_up(tenant_id, position, is_known=is_known):
                 position = event.revision
                 if not isinstance(event, Complete) or now() - told_at >= CHECKPOINT_EVERY:
                     yield event
                     told_at = now() if isinstance(event, Complete) else told_at
+            is_known = True
             await self._revisions.changed(tenant_id, position, max(0.0, told_at + CHECKPOINT_EVERY - now()))
 
-    async def _catch_up(self, tenant_id: TenantId, position: int) -> AsyncIterator[Event]:
-        """Yield what happened since `position`, and then that it is complete."""
+    async def _catch_up(self, tenant_id: TenantId, position: int, *, is_known: bool) -> AsyncIterator[Event]:
+        """Yield what happened since `position`, and then that it is complete. A position that Postgres did not tell us is not known to be one."""
         asked_at = now()
-        if self._is_nothing_new(tenant_id, position):
+        if is_known and self._is_nothing_new(tenant_id, position):
             yield Complete(position, asked_at)
             return
         while True:

@@ -14,7 +14,8 @@ _LIST = """
     WITH state AS (SELECT coalesce((SELECT revision FROM policy WHERE tenant_id = $1), 0) AS policy)
     SELECT s.policy, c.revision, c.previous, c.subjects
     FROM state s LEFT JOIN LATERAL (
-        SELECT revision, previous, subjects FROM policy_change WHERE tenant_id = $1 AND revision > $2 ORDER BY revision LIMIT $3
+        SELECT revision, previous, subjects FROM policy_change
+        WHERE tenant_id = $1 AND revision > $2 AND revision <= s.policy ORDER BY revision LIMIT $3
     ) c ON true
     ORDER BY c.revision
 """
