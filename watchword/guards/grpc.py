@@ -42,8 +42,8 @@ class TokenGuard(grpc.aio.ServerInterceptor):
             return None
         service = details.method.rpartition("/")[0]
         rule = self._rules.get(details.method) or self._rules.get(f"{service}/*")
-        if rule is not None and rule.resource is not None and handler.request_streaming:
-            raise TypeError(f"{details.method} streams requests: there is no one request to name a resource by")
+        if rule is not None and (rule.resource or rule.context) and handler.request_streaming:
+            raise TypeError(f"{details.method} streams requests: there is no one request to name a resource or context by")
         return self._guarded(handler, rule)
 
     def _guarded(self, handler: Handler, rule: Requirement | None) -> Handler:

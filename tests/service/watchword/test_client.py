@@ -12,8 +12,9 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from tests.conftest import eventually
-from tests.service.watchword.fake_permissions import Answer, FakePermissions, Question, allow, deny, fake_permissions
+from tests.service.watchword.fake_permissions import Answer, FakePermissions, Question, allow, deny, fake_permissions, own_token
 from watchword import Client, Decision, Outcome, Subject
+from watchword.client import Connection
 from watchword.decisions import ANYBODY, Reason, StepUp, SubjectType
 from watchword.errors import DeadlineExceeded, InvalidRequest, PermissionDenied, RevisionUnavailable, TokenInvalid, Unavailable, WatchwordError
 from watchword.questions import MAX_BYTES
@@ -223,7 +224,7 @@ async def test_who_is_cancelled_hurts_nobody(client: Client, fake: FakePermissio
 async def test_a_batch_ends_when_nobody_waits(client: Client, fake: FakePermissions) -> None:
     """The server is told, and need not go on."""
     fake.gate.clear()
-    tasks = [asyncio.create_task(client.check(USER, "folders.read")) for _ in range(3)]
+    tasks = [asyncio.create_task(client.check(USER, "folders.read", timeout=60.0)) for _ in range(3)]
     await fake.held(1)
     for task in tasks:
         task.cancel()
@@ -253,6 +254,18 @@ async def test_a_deadline_that_passes_ends_the_call(client: Client, fake: FakePe
     answers = await asyncio.gather(*(client.check(USER, "folders.read", timeout=0.05) for _ in range(2)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [DeadlineExceeded] * 2
     await fake.held(0)
+
+
+async def test_a_token_that_does_not_come_is_not_waited_for(fake: FakePermissions) -> None:
+    """The deadline is that of the whole question."""
+
+    async def source() -> str:
+        await asyncio.Event().wait()
+        return "own"
+
+    async with fake.client(credentials=source) as client:
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(client.check(USER, "folders.read", timeout=0.05), 5)
 
 
 async def test_a_failed_call_fails_each_with_its_own_exception(client: Client, fake: FakePermissions) -> None:
@@ -304,20 +317,31 @@ async def test_answers_that_do_not_match_are_no_answers(client: Client, fake: Fa
 
 
 async def test_who_stops_leaves_nobody_waiting(fake: FakePermissions) -> None:
-    """Not those who wait for an answer, not those who have just asked, and not those who come later."""
+    """Not those who wait for an answer, nor those who have just asked; whether the channel is closed or, being somebody else's, goes on."""
+    line = Connection(fake.address, own_token, None)
+    line.start()
+    for client in (fake.client(), Client(line)):
+        await client.start()
+        fake.gate.clear()
+        waiting = asyncio.create_task(client.check(USER, "folders.read", timeout=60.0))
+        await fake.held(1)
+        late = asyncio.create_task(client.check(USER, "folders.read", timeout=60.0))
+        await asyncio.sleep(0)
+        await client.stop()
+        fake.gate.set()
+        answers = await asyncio.wait_for(asyncio.gather(waiting, late, return_exceptions=True), 5)
+        assert [type(answer) for answer in answers] == [Unavailable] * 2
+    assert fake.asked == 2
+    await line.stop()
+
+
+async def test_who_has_stopped_answers_no_more(fake: FakePermissions) -> None:
     client = fake.client()
-    await client.start()
-    fake.gate.clear()
-    waiting = asyncio.create_task(client.check(USER, "folders.read"))
-    await fake.held(1)
-    late = asyncio.create_task(client.check(USER, "folders.read"))
-    await asyncio.sleep(0)
-    await client.stop()
-
-    answers = await asyncio.gather(waiting, late, client.check(USER, "folders.read"), return_exceptions=True)
-
-    assert [type(answer) for answer in answers] == [Unavailable] * 3
-    assert fake.asked == 1
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await client.check(USER, "folders.read")
+        async with client:
+            assert not await client.check(USER, "folders.read")
 
 
 async def test_a_channel_that_is_closed_fails_calls_and_cancels_nobody(fake: FakePermissions) -> None:
