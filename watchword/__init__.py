@@ -1,10 +1,15 @@
-"""Watchword for its callers: the contract's generated code, a verifier for their own processes, guards, and the failures that calls end in."""
+"""Watchword for its callers: the contract's generated code, a verifier and a client for their processes, guards, and the failures of calls."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from watchword.blocking import SyncClient as SyncClient
+    from watchword.client import Client as Client
     from watchword.credentials import ClientCredentials as ClientCredentials
+    from watchword.decisions import Decision as Decision
+    from watchword.decisions import Outcome as Outcome
+    from watchword.decisions import Subject as Subject
     from watchword.permissions import Permissions as Permissions
     from watchword.principal import Principal as Principal
     from watchword.threads import SyncTokenVerifier as SyncTokenVerifier
@@ -13,10 +18,15 @@ if TYPE_CHECKING:
     from watchword.verifier import WhenStale as WhenStale
 
 _HOMES = {
+    "Client": "client",
     "ClientCredentials": "credentials",
+    "Decision": "decisions",
+    "Outcome": "decisions",
     "Permissions": "permissions",
     "Principal": "principal",
+    "Subject": "decisions",
     "SubjectKind": "tokens",
+    "SyncClient": "blocking",
     "SyncTokenVerifier": "threads",
     "TokenVerifier": "verifier",
     "WhenStale": "verifier",

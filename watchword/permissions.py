@@ -5,48 +5,46 @@ its scopes and permitted; the token of a person's own session, whatever the acco
 """
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import grpc
-
-from watchword import status
+from watchword.client import Client
+from watchword.decisions import Decision, Outcome, Reason, Subject, SubjectType
 from watchword.errors import InvalidRequest, Unavailable, WatchwordError
 from watchword.principal import Principal
-from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2
 from watchword.tokens import SubjectKind
 
 if TYPE_CHECKING:
     from watchword.verifier import TokenVerifier
 
-DEADLINE = 2.0  # seconds
-_TYPES = {SubjectKind.USER: rbac_pb2.SUBJECT_TYPE_USER, SubjectKind.CLIENT: rbac_pb2.SUBJECT_TYPE_CLIENT}
+_TYPES = {SubjectKind.USER: SubjectType.USER, SubjectKind.CLIENT: SubjectType.CLIENT}
+OUT_OF_SCOPE = Decision(Outcome.DENY, Reason.NO_PERMISSION)  # of a token, whatever its subject may
 
 log = logging.getLogger("watchword")
 
 
 class Permissions:
-    """Asks for permissions, on the verifier's channel and with its credentials, which need the scope permissions.check."""
+    """Asks for permissions with credentials that have the scope permissions.check: those of the verifier, on its channel, or another client's."""
 
-    def __init__(self, verifier: "TokenVerifier") -> None:
-        self._verifier = verifier
+    def __init__(self, verifier: "TokenVerifier", client: Client | None = None) -> None:
+        self._client = client or Client(verifier)
 
-    async def allows(self, principal: Principal, permission: str, resource: str = "") -> bool:
+    async def allows(self, principal: Principal, permission: str, resource: str = "", *, context: Mapping[str, Any] | None = None) -> bool:
         """Whether `principal` may do `permission` (`type.verb`) to `resource` (`type/id`; empty: in the whole tenant), now.
 
-        Raises  Unavailable if that cannot be known, whatever the cause; InvalidRequest if permission or resource is not well formed
+        Raises  Unavailable if that cannot be known, whatever the cause; InvalidRequest if the question is not well formed
         """
+        return (await self.decide(principal, permission, resource, context=context)).allowed
+
+    async def decide(self, principal: Principal, permission: str, resource: str = "", *, context: Mapping[str, Any] | None = None) -> Decision:
+        """Return the decision about `principal`, with the strength and time of its login. Raises as `allows`."""
         if is_bounded(principal) and permission not in principal.scopes:
-            return False
-        stub: permission_pb2_grpc.PermissionServiceAsyncStub = permission_pb2_grpc.PermissionServiceStub(self._verifier.channel)
-        subject = rbac_pb2.Subject(type=_TYPES[principal.kind], id=principal.subject)
-        question = permission_pb2.CheckPermissionRequest(subject=subject, permission=permission, resource=resource)
+            return OUT_OF_SCOPE
+        subject = Subject(_TYPES[principal.kind], principal.subject)
         try:
-            answer = await stub.CheckPermission(question, metadata=await self._verifier.own.metadata(), timeout=DEADLINE)
-        except grpc.aio.AioRpcError as error:
-            raise _unknown(status.decode(error)) from None
-        except WatchwordError as error:  # of this process's own credentials
+            return await self._client.check(subject, permission, resource, context=context, acr=principal.acr, auth_time=principal.auth_time)
+        except WatchwordError as error:
             raise _unknown(error) from None
-        return answer.decision == permission_pb2.ALLOW
 
 
 def is_bounded(principal: Principal) -> bool:

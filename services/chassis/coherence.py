@@ -58,11 +58,12 @@ class Lapsed(Exception):
 
 
 class Sightings:
-    """What this process has seen of the log: the epoch and since when, each lease's turn and since when."""
+    """What this process has seen of the log: the epoch and since when, each lease's turn and since when, and how far all holders have applied it."""
 
     def __init__(self) -> None:
         self.epoch = ""
         self.epoch_since = float("inf")
+        self.floor = 0
         self._turns: dict[str, tuple[str, float]] = {}
 
     def see(self, standing: Standing) -> None:
@@ -70,6 +71,7 @@ class Sightings:
         seen_at = now()
         if standing.epoch != self.epoch:
             self.epoch, self.epoch_since, self._turns = standing.epoch, seen_at, {}
+        self.floor = min((lease.applied for lease in standing.leases.values()), default=standing.seq)
         known = self._turns
         self._turns = {
             name: known[name] if name in known and known[name][0] == lease.turn else (lease.turn, seen_at) for name, lease in standing.leases.items()

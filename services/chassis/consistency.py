@@ -28,7 +28,7 @@ class ConsistencyTokens:
         body = tenant_id.bytes + revision.to_bytes(8, "big")
         return base64.urlsafe_b64encode(body + self._mac(body)).decode()
 
-    def read(self, token: str, tenant_id: TenantId) -> int:
+    def read(self, token: str, tenant_id: TenantId, field: str = "consistency.at_least_as_fresh") -> int:
         """Return the revision that `token` asks for. Raises InvalidRequest for one that is not ours, or another tenant's."""
         try:
             raw = base64.urlsafe_b64decode(token)
@@ -36,7 +36,7 @@ class ConsistencyTokens:
             raw = b""
         body, mac = raw[:BODY_BYTES], raw[BODY_BYTES:]
         if len(body) != BODY_BYTES or not hmac.compare_digest(mac, self._mac(body)) or UUID(bytes=body[:16]) != tenant_id:
-            raise InvalidRequest.of("consistency.at_least_as_fresh", "is not a consistency token of this tenant")
+            raise InvalidRequest.of(field, "is not a consistency token of this tenant")
         return int.from_bytes(body[16:], "big")
 
     def _mac(self, body: bytes) -> bytes:

@@ -43,6 +43,7 @@ KEEP = 0.02  # seconds of the deadline kept for the answer's way back
 
 Handler = Callable[[Any, Call], Awaitable[Message]]
 StreamHandler = Callable[[AsyncIterator[Any], Call], AsyncIterator[Message | bytes]]
+FeedHandler = Callable[[Any, Call], AsyncIterator[Message | bytes]]
 Prompt = Callable[[bytes, Caller], bytes | None]
 Note = Callable[..., Awaitable[None]]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -104,6 +105,12 @@ class Edge:
         if method.client_streaming and method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._wrap_stream(name, rule, cast(StreamHandler, handler), meter),
+                request_deserializer=deserialize,
+                response_serializer=lambda response: response if isinstance(response, bytes) else response.SerializeToString(),
+            )
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._wrap_feed(name, rule, cast(FeedHandler, handler), meter),
                 request_deserializer=deserialize,
                 response_serializer=lambda response: response if isinstance(response, bytes) else response.SerializeToString(),
             )
@@ -187,6 +194,25 @@ class Edge:
                 self.activity.in_flight -= 1
                 _end(call, meter, started, failure, is_given_up=is_given_up)
             return await _abort(context, call, failure)
+
+        return serve
+
+    def _wrap_feed(self, name: str, rule: Rule, handler: FeedHandler, meter: Meter) -> Callable[[Any, Context], AsyncIterator[Message | bytes]]:
+        """A feed is a stream of one request."""
+
+        async def follow(requests: AsyncIterator[Any], call: Call) -> AsyncIterator[Message | bytes]:
+            async for request in requests:
+                async for response in handler(request, call):
+                    yield response
+
+        stream = self._wrap_stream(name, rule, follow, meter)
+
+        async def serve(request: Any, context: Context) -> AsyncIterator[Message | bytes]:
+            async def one() -> AsyncIterator[Any]:
+                yield request
+
+            async for response in stream(one(), context):
+                yield response
 
         return serve
 

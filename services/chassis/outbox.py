@@ -93,3 +93,29 @@ class Outbox:
         assert row is not None  # the migration inserts it
         deployment: UUID = row["id"]
         return deployment
+
+
+class GuestBook(Outbox):
+    """Where guests of another context say what they do. They make no changes there, and pass none on."""
+
+    def __init__(self, database: Database, context: str) -> None:
+        super().__init__(database)
+        self._enter = f"""
+            INSERT INTO {context}.instance AS i (id, name, mode, version, seen_time, holds, guest)
+            VALUES ($1, $2, $3, $4, clock_timestamp(), $5, true)
+            ON CONFLICT (id) DO UPDATE SET mode = excluded.mode, version = excluded.version, seen_time = excluded.seen_time
+            WHERE i.version < excluded.version
+        """  # noqa: S608  (a context's name is written in the code)
+        self._leave = f"DELETE FROM {context}.instance WHERE id = $1"  # noqa: S608
+
+    async def list(self, *, older_than: timedelta = timedelta(), after: int = 0) -> list[Posted]:
+        """Return nothing: what was acknowledged while nobody had a lease is in Postgres, and so in all answers of that context's instances."""
+        return []
+
+    async def register(self, instance: UUID, name: str, mode: Mode, version: int, holds: Sequence[str]) -> None:
+        """Say what a guest does."""
+        await self._database.execute(self._enter, instance, name, mode.value, version, list(holds))
+
+    async def sign_off(self, instance: UUID) -> None:
+        """Forget a guest that answers no more."""
+        await self._database.execute(self._leave, instance)

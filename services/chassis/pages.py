@@ -62,9 +62,12 @@ class Pager:
         if len(rows) <= request.size:
             return Page(rows, "")
         kept = rows[: request.size]
-        body = msgspec.json.encode(key(kept[-1]))
-        token = base64.urlsafe_b64encode(self._mac(body, tenant_id, query) + body).rstrip(b"=").decode()
-        return Page(kept, token)
+        return Page(kept, self.token(key(kept[-1]), tenant_id=tenant_id, query=query))
+
+    def token(self, after: tuple[str, ...], *, tenant_id: UUID, query: Sequence[str]) -> str:
+        """Return the token of a page that begins after a key."""
+        body = msgspec.json.encode(after)
+        return base64.urlsafe_b64encode(self._mac(body, tenant_id, query) + body).rstrip(b"=").decode()
 
     def _mac(self, body: bytes, tenant_id: UUID, query: Sequence[str]) -> bytes:
         return digest(self._key, body, tenant_id.bytes, *(part.encode() for part in query))[:MAC_BYTES]

@@ -178,12 +178,12 @@ class Database:
         open_, idle = self._pool.get_size(), self._pool.get_idle_size()
         return Pool(open_ - idle, idle, self._pool.get_max_size())
 
-    async def require_schema(self) -> None:
-        """Return if the schema is what this code needs. Raises SchemaBehind."""
-        for schema in ("suite", self._schema):
+    async def require_schema(self, *schemas: str) -> None:
+        """Return if `schemas` are what this code needs; if none is named, its own and the suite's. Raises SchemaBehind."""
+        for schema in schemas or ("suite", self._schema):
             try:
                 row = await self.fetch_row(f"SELECT max(version) AS version FROM {schema}.schema_migration")  # noqa: S608
-            except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+            except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
                 row = None  # never migrated
             if row is None or (row["version"] or 0) < latest(schema):
                 raise SchemaBehind(f"the schema {schema} is not current: run python -m services.chassis.migrate first")

@@ -51,6 +51,7 @@ FAMILIES = (
     "RATE_LIMIT_",
     "SMTP_",
     "BCRYPT_",
+    "CALLER_",
     "PASSWORD_",
     "TOKEN_",
     "SERVICE_KEY",
@@ -111,6 +112,7 @@ class ChassisSettings(BaseModel):
     RATE_LIMIT_WRITE: Rate = "300/60"
     RATE_LIMIT_CREDENTIAL: Rate = "60/60"
     RATE_LIMIT_CHECK: Rate = "60000/60"
+    CALLER_MEMORY: int = Field(10_000, ge=0, le=1_000_000)  # callers that an instance of identity or rbac remembers as proved; 0 for none
     GRPC_ADDRESS: Address = "127.0.0.1:50051"
     METRICS_ADDRESS: Address | Literal[""] = ""
     INTERNAL_GRPC_ADDRESS: Address = "127.0.0.1:9090"

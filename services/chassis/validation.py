@@ -67,7 +67,7 @@ class Validator:
         rules = field.GetOptions().Extensions[field_pb2.field]
         one = self._one(field, rules)
         if field.is_repeated:
-            return _many(field, rules, one)
+            return _many(field, rules, _anything if rules.each_alone else one)
         return _single(field, rules, one)
 
     def _one(self, field: FieldDescriptor, rules: field_pb2.FieldRules) -> Check:
@@ -86,6 +86,8 @@ class Validator:
         name = field.message_type.full_name
         if name == "google.protobuf.Timestamp":
             return _seconds(MIN_SECONDS, MAX_SECONDS, "must lie in the years 1 to 9999")
+        if name == "google.protobuf.Struct":
+            return _anything  # of no fixed shape: its handler bounds it
         if name == "google.protobuf.Duration":
             return _seconds(0, MAX_DURATION, "must not be negative")
         return lambda value, path: self._breaches(value, path + ".")

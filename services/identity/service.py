@@ -9,7 +9,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from services.chassis import gauges, telemetry
 from services.chassis.access import Gate, rules_of
-from services.chassis.callers import TokenAuthenticator
+from services.chassis.callers import known_callers
 from services.chassis.clock import Clock
 from services.chassis.edge import Edge
 from services.chassis.limits import Limits
@@ -112,6 +112,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
         Redis.open(settings) as redis,
         channel(settings) as wire,
         HashPool.open() as pool,
+        known_callers(settings, database, token_pb2_grpc.TokenServiceStub(wire), Peer("token", own), clock=clock) as authenticator,
     ):
         accounts, tenant_store, clients_store = AccountStore(database), TenantStore(database), ClientStore(database)
         mail, task_store = MailStore(database, Sealer(derive(salt, "mail"))), TaskStore(database)
@@ -222,7 +223,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             (_service(audit_pb2, "AuditService"), AuditServicer(AuditLog(AuditStore(database), pager))),
             (_service(tenant_pb2, "TenantService"), TenantServicer(tenants)),
         ]
-        edge = Edge(Gate(own, TokenAuthenticator(token_stub, Peer("token", own)), rbac), Limits.of(settings, redis), note=database.note)
+        edge = Edge(Gate(own, authenticator, rbac), Limits.of(settings, redis), note=database.note)
         yield Identity(
             edge, servicers, database, accounts, task_store, tenants, tasks, mail_room, pool, clock, redis, passwords, clients, attempts_store, prover
         )

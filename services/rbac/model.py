@@ -1,10 +1,12 @@
 """What rbac speaks of: subjects, roles, bindings, groups. Terms of NIST RBAC for roles, of Zanzibar for subjects and resources."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Generic, TypeVar
 from uuid import UUID
+
+import msgspec
 
 T = TypeVar("T")
 
@@ -19,14 +21,24 @@ class SubjectType(IntEnum):
     USER = 1
     GROUP = 2
     CLIENT = 3
+    ANY = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Effect(IntEnum):
+    """What a binding does; numbered as in the contract. One that denies wins."""
+
+    ALLOW = 1
+    DENY = 2
+
+
+class Subject(msgspec.Struct, frozen=True, cache_hash=True):
     """Somebody who may hold a role."""
 
     type: SubjectType
     id: UUID
+
+
+ANYBODY = Subject(SubjectType.ANY, UUID(int=0))  # every user and client of a tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +62,71 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a binding holds.
+
+    expire_time  until when; None for ever
+    effect       whether it allows or denies
+    condition    a CEL expression; empty holds always
+    acr          the weakest login that will do; empty for any
+    max_age      how long ago the login may be; None for any time
+    """
+
+    expire_time: datetime | None = None
+    effect: Effect = Effect.ALLOW
+    condition: str = ""
+    acr: str = ""
+    max_age: timedelta | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it allows whatever the question says of context and login."""
+        return self.effect is Effect.ALLOW and not self.condition and not self.acr and self.max_age is None
+
+    def covers(self, other: "Terms") -> bool:
+        """Whether a binding on these terms holds at least as often as the same on `other`."""
+        lasts = self.expire_time is None or (other.expire_time is not None and self.expire_time >= other.expire_time)
+        asks_no_more = self.condition in ("", other.condition) and self.acr in ("", other.acr) and self.max_age in (None, other.max_age)
+        return self.effect is other.effect and lasts and asks_no_more
+
+
+FOR_EVER = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class RoleBinding:
-    """A role given to a subject; `resource` is empty for the whole tenant, `expire_time` None for ever."""
+    """A role given to a subject on terms; `resource` is empty for the whole tenant. `version` counts its changes."""
 
     id: UUID
     subject: Subject
     role_id: UUID
     resource: str
-    expire_time: datetime | None
+    terms: Terms
+    version: int
     create_time: datetime
+    update_time: datetime
+
+    @property
+    def etag(self) -> str:
+        """What changes with each change of the binding."""
+        return f"{self.version:x}"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A named set of subjects."""
+    """A named set of subjects. `version` counts the changes of its name and description."""
 
     id: UUID
     name: str
     description: str
+    version: int
     create_time: datetime
+    update_time: datetime
+
+    @property
+    def etag(self) -> str:
+        """What changes with each change of the name or description."""
+        return f"{self.version:x}"
 
 
 @dataclass(frozen=True, slots=True)

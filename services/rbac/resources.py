@@ -6,23 +6,25 @@ Who may place resources decides where bindings reach; the permission `resources.
 from typing import TYPE_CHECKING
 
 from services.chassis.audit import AuditEvent
-from services.chassis.call import Call
+from services.chassis.pages import PageRequest
 from services.chassis.tenancy import TenantId
 from services.rbac.graph import require_hierarchy
-from services.rbac.model import Edge, Written
+from services.rbac.model import Edge
+from services.rbac.policy import PolicyEffect
 
 if TYPE_CHECKING:
-    from services.rbac.store import RbacStore, TenantChange
+    from services.rbac.store.changing import TenantChange
+    from services.rbac.store.listing import RbacStore
 
 
 class Resources:
-    """Places resources."""
+    """Says where resources lie, and how they are placed."""
 
     def __init__(self, store: "RbacStore") -> None:
         self._store = store
 
-    async def set_parent(self, call: Call, resource: str, parent: str) -> Written[None]:
-        """Put `resource` with all below it below `parent`, or make it a root if that is empty. Raises Cycle, DepthExceeded."""
+    def placing(self, resource: str, parent: str) -> PolicyEffect[None]:
+        """Return the putting of `resource` and all below it below `parent`; if that is empty, it becomes a root. It raises Cycle, DepthExceeded."""
 
         async def effect(change: "TenantChange") -> None:
             old = await change.find_parent(resource)
@@ -34,11 +36,15 @@ class Resources:
             facts = {name: text for name, text in (("parent", parent), ("old_parent", old)) if text}
             change.audit(AuditEvent("resource_moved", "resource", resource, details=facts))
 
-        return await self._store.change(call, call.caller.tenant_id, Written[None], effect)
+        return effect
 
     async def find_parent(self, tenant_id: TenantId, resource: str) -> str:
         """Return what `resource` lies below, or an empty string."""
         return await self._store.find_parent(tenant_id, resource)
+
+    async def list_page(self, tenant_id: TenantId, page: PageRequest, *, parent: str) -> list[Edge]:
+        """Return a page of resources with their parents, and one more, by name; of those directly below `parent`, if it is given."""
+        return await self._store.list_resources(tenant_id, page.after[0] if page.after else "", page.size + 1, parent=parent)
 
 
 async def _require_place(change: "TenantChange", resource: str, parent: str) -> None:

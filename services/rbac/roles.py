@@ -1,6 +1,7 @@
 """Roles: named sets of permission patterns, with parents. Nobody makes a role say more than he may do himself."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -11,14 +12,16 @@ from services.chassis.clock import Clock
 from services.chassis.pages import PageRequest
 from services.chassis.postgres import new_id
 from services.chassis.tenancy import TenantId
-from services.rbac.authority import require_authority
+from services.rbac.authority import administered, require_authority
 from services.rbac.graph import require_hierarchy
-from services.rbac.model import RESERVED_PREFIX, Edge, Role, Written
+from services.rbac.model import RESERVED_PREFIX, Edge, Role
 from services.rbac.patterns import Patterns
+from services.rbac.policy import PolicyEffect
 from watchword.errors import AlreadyExists, EtagMismatch, InvalidRequest, PreconditionFailed
 
 if TYPE_CHECKING:
-    from services.rbac.store import RbacStore, TenantChange
+    from services.rbac.store.changing import TenantChange
+    from services.rbac.store.listing import RbacStore
 
 LISTED = 200  # names in one audit detail
 
@@ -34,14 +37,14 @@ class RolePatch:
 
 
 class Roles:
-    """Makes, shows and changes roles."""
+    """Shows roles, and says how they are made and changed."""
 
     def __init__(self, store: "RbacStore", clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
-    async def create(self, call: Call, patch: RolePatch) -> Written[Role]:
-        """Create a role. Raises InvalidRequest, AlreadyExists, NotFound for a parent, DepthExceeded, PermissionDenied."""
+    def creating(self, call: Call, patch: RolePatch) -> PolicyEffect[Role]:
+        """Return the making of a role. It raises InvalidRequest, AlreadyExists, NotFound for a parent, DepthExceeded, PermissionDenied."""
         now = self._clock.now()
         blank = Role(new_id(), "", "", (), (), system=False, version=1, create_time=now, update_time=now)
         role = _patched(blank, patch)
@@ -54,7 +57,7 @@ class Roles:
             change.audit(AuditEvent("role_created", "role", str(role.id), details=await _difference(change, blank, role)))
             return role
 
-        return await self._store.change(call, call.caller.tenant_id, Written[Role], effect)
+        return effect
 
     async def get(self, tenant_id: TenantId, role_id: UUID) -> Role:
         """Return a role. Raises NotFound."""
@@ -64,12 +67,10 @@ class Roles:
         """Return a page of roles, and one more, by name."""
         return await self._store.list_roles(tenant_id, page.after[0] if page.after else "", page.size + 1)
 
-    async def update(self, call: Call, role_id: UUID, patch: RolePatch, etag: str) -> Written[Role]:
-        """Change a role.
-
-        Raises  NotFound for it or a parent, EtagMismatch, PreconditionFailed for a system role, InvalidRequest, AlreadyExists, Cycle, DepthExceeded,
-                PermissionDenied for what the caller does not hold and the role did not say before
-        """
+    def updating(self, call: Call, role_id: UUID, patch: RolePatch, etag: str) -> PolicyEffect[Role]:
+        """Return the changing of a role. It raises NotFound for it or a parent, EtagMismatch, PreconditionFailed for a system role, InvalidRequest,
+        AlreadyExists, Cycle, DepthExceeded, LastAdministrator, and PermissionDenied for what the caller does not hold and the change hands out: what
+        the role did not say before or, if it is denied to anybody, what it says no longer."""
         now = self._clock.now()
 
         async def effect(change: "TenantChange") -> Role:
@@ -81,27 +82,34 @@ class Roles:
                 await _require_free_name(change, new.name)
             if new.parent_ids != old.parent_ids:
                 await _require_place(change, new, old.name)
-            before = Patterns(await change.patterns_of_roles([role_id]))
-            await require_authority(change, call.caller, before.lacking(await _patterns(change, new)), now)
+            said, says = await change.patterns_of_roles([role_id]), await _patterns(change, new)
+            is_denied = await change.is_denied_anywhere(role_id)
+            lifted = Patterns(says).lacking(said) if is_denied else []
+            await require_authority(change, call.caller, [*Patterns(said).lacking(says), *lifted], now)
             new = replace(new, version=old.version + 1, update_time=now)
-            await change.update_role(new)
+            async with administered(change, now) if is_denied else nullcontext():
+                await change.update_role(new)
             change.audit(AuditEvent("role_updated", "role", str(role_id), details=await _difference(change, old, new)))
             return new
 
-        return await self._store.change(call, call.caller.tenant_id, Written[Role], effect)
+        return effect
 
-    async def delete(self, call: Call, role_id: UUID, etag: str) -> Written[None]:
-        """Delete a role with its bindings. Raises NotFound, EtagMismatch, PreconditionFailed for a system role and for a parent of others."""
+    def deleting(self, call: Call, role_id: UUID, etag: str) -> PolicyEffect[None]:
+        """Return the deleting of a role with its bindings. It raises NotFound, EtagMismatch, PreconditionFailed for a system role and for a parent of
+        others, PermissionDenied if that lifts a denial of what the caller does not hold."""
+        now = self._clock.now()
 
         async def effect(change: "TenantChange") -> None:
             role = _changeable(await change.get_role(role_id), etag)
             if await change.has_children(role_id):
                 raise PreconditionFailed("other roles have this one as a parent")
+            if await change.is_denied_anywhere(role_id):
+                await require_authority(change, call.caller, await change.patterns_of_roles([role_id]), now)
             bindings = await change.delete_role(role_id)
             facts = {"name": role.name, "permissions": listed(role.permissions), "bindings_removed": str(bindings)}
             change.audit(AuditEvent("role_deleted", "role", str(role_id), details=facts))
 
-        return await self._store.change(call, call.caller.tenant_id, Written[None], effect)
+        return effect
 
 
 def _patched(role: Role, patch: RolePatch) -> Role:

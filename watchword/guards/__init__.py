@@ -5,11 +5,12 @@ token and make `principal()` known to what runs inside. What a handler requires 
 enforce it: with FastAPI, `Depends(require("invoices.pay"))`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from watchword.decisions import step_up_required
 from watchword.errors import CredentialsMissing, InsufficientScope, PermissionDenied, TokenInvalid
 from watchword.permissions import Permissions, is_bounded
 from watchword.principal import Principal
@@ -17,6 +18,7 @@ from watchword.principal import Principal
 __all__ = ["Admission", "Requirement", "authenticated", "bearer", "principal", "public", "require", "require_scope"]
 
 ResourceOf = Callable[[Any], str]
+ContextOf = Callable[[Any], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +58,24 @@ class Requirement:
     scopes      that the token must carry, all of them
     permission  that CheckPermission must allow; of tokens that their scopes bound it must be a scope too
     resource    returns from the request what the permission is asked for, as `type/id`
+    context     returns from the request what conditions of bindings may look at
     is_public   no token is asked for at all
     """
 
     scopes: tuple[str, ...] = ()
     permission: str = ""
     resource: ResourceOf | None = None
+    context: ContextOf | None = None
     is_public: bool = False
 
     async def __call__(self) -> Principal:
-        """Enforce it in the present request, and return who calls. Raises InsufficientScope, PermissionDenied, Unavailable, CredentialsMissing."""
+        """Enforce it in the present request, and return who calls. Raises CredentialsMissing, and as `enforce`."""
         admission = admitted()
         await self.enforce(admission)
         return admission.principal
 
     async def enforce(self, admission: Admission) -> None:
-        """Return if who is inside has what is required. Raises InsufficientScope, PermissionDenied, Unavailable."""
+        """Return if who is inside has what is required. Raises InsufficientScope, PermissionDenied, StepUpRequired, Unavailable."""
         caller = admission.principal
         missing = [scope for scope in self.scopes if scope not in caller.scopes]
         if self.permission and is_bounded(caller) and self.permission not in caller.scopes:
@@ -80,13 +84,17 @@ class Requirement:
             raise InsufficientScope(metadata={"scope": " ".join(missing)})
         if self.permission:
             resource = self.resource(admission.request) if self.resource else ""
-            if not await admission.permissions.allows(caller, self.permission, resource):
+            context = self.context(admission.request) if self.context else None
+            decision = await admission.permissions.decide(caller, self.permission, resource, context=context)
+            if decision.step_up is not None:
+                raise step_up_required(decision.step_up)
+            if not decision.allowed:
                 raise PermissionDenied
 
 
-def require(permission: str, *, resource: ResourceOf | None = None, scopes: tuple[str, ...] = ()) -> Requirement:
+def require(permission: str, *, resource: ResourceOf | None = None, context: ContextOf | None = None, scopes: tuple[str, ...] = ()) -> Requirement:
     """Require that CheckPermission allows the caller `permission`, at this moment."""
-    return Requirement(scopes=scopes, permission=permission, resource=resource)
+    return Requirement(scopes=scopes, permission=permission, resource=resource, context=context)
 
 
 def require_scope(*scopes: str) -> Requirement:

@@ -1,4 +1,4 @@
-"""A guard for ASGI applications of any framework, or of none. Source: RFC 6750 section 3.
+"""A guard for ASGI applications of any framework, or of none. Source: RFC 6750 section 3, RFC 9470 section 3.
 
 Add it inside the framework's own error handling, so that what a `Requirement` raises reaches it: with FastAPI and Starlette,
 `app.add_middleware(TokenGuard, verifier=verifier)`. Every request needs a good token, but those that `is_public` lets by. A WebSocket or a long
@@ -9,6 +9,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from watchword.client import Client
+from watchword.decisions import StepUpRequired
 from watchword.errors import Code, CredentialsMissing, InsufficientScope, PermissionDenied, Unauthenticated, Unavailable, WatchwordError
 from watchword.guards import Admission, Requirement, authenticated, bearer, enter
 from watchword.permissions import Permissions
@@ -32,6 +34,7 @@ class TokenGuard:
     requires   what every request must have beyond it; handlers may await requirements of their own
     is_public  says of a scope whether it needs no token
     audience   instead of the verifier's
+    client     what asks for permissions instead of the verifier's channel, such as one with a cache
     """
 
     def __init__(
@@ -42,10 +45,11 @@ class TokenGuard:
         requires: Requirement = authenticated,
         is_public: Callable[[Scope], bool] = lambda _: False,
         audience: str = "",
+        client: Client | None = None,
     ) -> None:
         self._app = app
         self._verifier = verifier
-        self._permissions = Permissions(verifier)
+        self._permissions = Permissions(verifier, client)
         self._requires = requires
         self._is_public = is_public
         self._audience = audience
@@ -95,10 +99,10 @@ class _Answer:
         if self._kind == "websocket":
             await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": error.reason})
             return
-        body = _body(error)
+        body, status = _body(error), 401 if isinstance(error, StepUpRequired) else _STATUS[error.code]
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
         headers += [(name, value.encode("latin-1")) for name, value in _headers(error)]
-        await self._send({"type": "http.response.start", "status": _STATUS[error.code], "headers": headers})
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
 
@@ -107,12 +111,20 @@ def _headers(error: WatchwordError) -> list[tuple[bytes, str]]:
         return [(b"www-authenticate", f'Bearer realm="{REALM}"')]
     if isinstance(error, Unauthenticated):
         return [(b"www-authenticate", f'Bearer realm="{REALM}", error="invalid_token", error_description="{error.text}"')]
+    if isinstance(error, StepUpRequired):
+        return [(b"www-authenticate", f'Bearer realm="{REALM}", error="insufficient_user_authentication"{_login(error)}')]
     if isinstance(error, InsufficientScope):
         challenge = f'Bearer realm="{REALM}", error="insufficient_scope", scope="{error.metadata.get("scope", "")}"'
         return [(b"www-authenticate", challenge)]
     if isinstance(error, Unavailable):
         return [(b"retry-after", "1")]
     return []
+
+
+def _login(error: StepUpRequired) -> str:
+    """The login that would do, as RFC 9470 writes it."""
+    names = {"acr": "acr_values", "max_age": "max_age"}
+    return "".join(f', {names[key]}="{value}"' for key, value in error.metadata.items() if key in names)
 
 
 def _body(error: WatchwordError) -> bytes:

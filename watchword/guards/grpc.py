@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from watchword import status
+from watchword.client import Client
 from watchword.errors import InvalidRequest, PermissionDenied, Unauthenticated, Unavailable, WatchwordError
 from watchword.guards import Admission, Requirement, bearer, enter
 from watchword.permissions import Permissions
@@ -25,11 +26,12 @@ class TokenGuard(grpc.aio.ServerInterceptor):
 
     rules     what each method requires, by `/package.Service/Method`, or by `/package.Service/*` for the rest of a service
     audience  instead of the verifier's
+    client    what asks for permissions instead of the verifier's channel, such as one with a cache
     """
 
-    def __init__(self, verifier: TokenVerifier, rules: Mapping[str, Requirement], *, audience: str = "") -> None:
+    def __init__(self, verifier: TokenVerifier, rules: Mapping[str, Requirement], *, audience: str = "", client: Client | None = None) -> None:
         self._verifier = verifier
-        self._permissions = Permissions(verifier)
+        self._permissions = Permissions(verifier, client)
         self._rules = rules
         self._audience = audience
 
@@ -40,8 +42,8 @@ class TokenGuard(grpc.aio.ServerInterceptor):
             return None
         service = details.method.rpartition("/")[0]
         rule = self._rules.get(details.method) or self._rules.get(f"{service}/*")
-        if rule is not None and rule.resource is not None and handler.request_streaming:
-            raise TypeError(f"{details.method} streams requests: there is no one request to name a resource by")
+        if rule is not None and (rule.resource or rule.context) and handler.request_streaming:
+            raise TypeError(f"{details.method} streams requests: there is no one request to name a resource or context by")
         return self._guarded(handler, rule)
 
     def _guarded(self, handler: Handler, rule: Requirement | None) -> Handler:

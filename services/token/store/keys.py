@@ -50,11 +50,12 @@ class KeyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # A published key is held when every instance that lives says so, and at least one does.
+    # A published key is held when every instance of token that lives says so, and at least one does.
     _READ = """
         SELECT now.now, k.kid, k.algorithm, k.state, k.public_pem, k.sealed_private, k.create_time, k.state_time, k.held_time, k.is_asked,
                k.state = 'PUBLISHED' AND coalesce(
-                   (SELECT bool_and(k.kid = ANY(i.holds)) FROM instance i WHERE i.seen_time > now.now - $1::interval), false) AS is_held
+                   (SELECT bool_and(k.kid = ANY(i.holds)) FROM instance i WHERE NOT i.guest AND i.seen_time > now.now - $1::interval), false
+               ) AS is_held
         FROM (SELECT clock_timestamp() AS now) AS now
         LEFT JOIN signing_key AS k ON k.state <> 'RETIRED'
         ORDER BY k.create_time, k.kid

@@ -22,18 +22,22 @@ from services.chassis.coherent import coherent
 from services.chassis.limits import Limits
 from services.chassis.postgres import Database
 from services.chassis.redis import Redis
-from services.chassis.settings import ChassisSettings, load
+from services.chassis.settings import load
 from services.chassis.tenancy import TenantId
 from services.rbac.checker import Checker
+from services.rbac.memory import Memory
 from services.rbac.revisions import Revisions
-from services.rbac.service import MAX_MESSAGE, assemble
-from services.rbac.store import RbacStore
+from services.rbac.service import MAX_MESSAGE, assemble, engine
+from services.rbac.settings import RbacSettings
+from services.rbac.store.listing import RbacStore
+from services.rbac.watch import Watching
 from tests.conftest import SALT, Keys, Stores, eventually
 from watchword import status
 from watchword.errors import TokenInvalid
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
 
 USER, GROUP, CLIENT = rbac_pb2.SUBJECT_TYPE_USER, rbac_pb2.SUBJECT_TYPE_GROUP, rbac_pb2.SUBJECT_TYPE_CLIENT
+ANY = rbac_pb2.SUBJECT_TYPE_ANY
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -55,7 +59,7 @@ class TokenStandIn:
         if len(parts) != 4:
             raise TokenInvalid
         kind, tenant, who, scopes = parts
-        return Caller(CallerKind(kind), who, TenantId(UUID(tenant)), scopes=frozenset(scopes.split("+")) - {""})
+        return Caller(CallerKind(kind), who, TenantId(UUID(tenant)), scopes=frozenset(scopes.split("+")) - {""}, token=token)
 
 
 BACKGROUND = re.compile(r"\b(instance|change)\b")  # coherence's own tables
@@ -165,7 +169,9 @@ class Instance:
     store: RbacStore
     checker: Checker
     revisions: Revisions
+    memory: Memory
     coherence: Coherence
+    watching: Watching
 
     @property
     def roles(self) -> Any:
@@ -228,9 +234,21 @@ class Tenant:
         return str((await ask(self.instances[0].roles.CreateRole, request, by or self.admin)).role.id)
 
     async def bind(
-        self, who: str, role: str, *, kind: Any = USER, resource: str = "", until: datetime | None = None, by: Metadata = (), at: int = 0
+        self,
+        who: str,
+        role: str,
+        *,
+        kind: Any = USER,
+        resource: str = "",
+        until: datetime | None = None,
+        by: Metadata = (),
+        at: int = 0,
+        denies: bool = False,
+        condition: str = "",
+        step_up: rbac_pb2.StepUp | None = None,
     ) -> str:
-        request = rbac_pb2.CreateRoleBindingRequest(subject=subject(kind, who), resource=resource)
+        request = rbac_pb2.CreateRoleBindingRequest(subject=subject(kind, who), resource=resource, condition=condition, step_up=step_up)
+        request.effect = rbac_pb2.BINDING_EFFECT_DENY if denies else rbac_pb2.BINDING_EFFECT_UNSPECIFIED
         request.role_id, request.role_name = ("", role) if role.startswith("watchword.") else (role, "")
         if until is not None:
             request.expire_time.FromDatetime(until)
@@ -256,9 +274,11 @@ class Tenant:
         await ask(self.instances[0].resources.SetResourceParent, request, self.admin)
 
     async def check(
-        self, who: str, permission: str, resource: str = "", *, kind: Any = USER, at: int = 0, fresh: str = ""
+        self, who: str, permission: str, resource: str = "", *, kind: Any = USER, at: int = 0, fresh: str = "", **more: Any
     ) -> permission_pb2.CheckPermissionResponse:
-        request = permission_pb2.CheckPermissionRequest(subject=subject(kind, who), permission=permission, resource=resource, tenant_id=self.id)
+        request = permission_pb2.CheckPermissionRequest(
+            subject=subject(kind, who), permission=permission, resource=resource, tenant_id=self.id, **more
+        )
         if fresh:
             request.consistency.at_least_as_fresh = fresh
         answer: permission_pb2.CheckPermissionResponse = await ask(self.instances[at].permissions.CheckPermission, request, self.peer)
@@ -297,7 +317,7 @@ class Rbac:
             await connection.close()
 
 
-def settings_of(url: str, stores: Stores, keys: Keys, name: str) -> ChassisSettings:
+def settings_of(url: str, stores: Stores, keys: Keys, name: str) -> RbacSettings:
     """Return what an instance reads from its environment."""
     environment = {
         "DATABASE_URL": url,
@@ -309,27 +329,27 @@ def settings_of(url: str, stores: Stores, keys: Keys, name: str) -> ChassisSetti
         "RATE_LIMIT_WRITE": "100000/60",
         "RATE_LIMIT_READ": "100000/60",
     }
-    return load(ChassisSettings, environment)
+    return load(RbacSettings, environment)
 
 
 @asynccontextmanager
-async def running(settings: ChassisSettings, keys: Keys, clock: Clock) -> AsyncIterator[Instance]:
+async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIterator[Instance]:
     """Serve one instance while inside."""
     async with WatchedDatabase.open(settings, "rbac") as database, Redis.open(settings) as redis, AsyncExitStack() as stack:
         assert isinstance(database, WatchedDatabase)
         await database.require_schema()
-        store = RbacStore(database)
-        limits, revisions = Limits.of(settings, redis), Revisions()
+        memory, limits = Memory(settings.policy_weight), Limits.of(settings, redis)
+        revisions = Revisions(memory)
         coherence = await stack.enter_async_context(coherent(settings, database, revisions))
-        checker = Checker(store, revisions, coherence, clock)
-        assembly = assemble(SALT, store, checker, clock, identity=keys.identity("rbac"), limits=limits, authenticator=TokenStandIn())
+        decides = engine(settings, database, memory, revisions, lease=coherence, clock=clock)
+        assembly = assemble(SALT, decides, identity=keys.identity("rbac"), limits=limits, authenticator=TokenStandIn())
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)])
         server.add_generic_rpc_handlers(tuple(assembly.edge.handler(service, servicer) for service, servicer in assembly.servicers))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await eventually(partial(_is_current, coherence))
-            yield Instance(channel, database, store, checker, revisions, coherence)
+            yield Instance(channel, database, decides.store, decides.checker, revisions, memory, coherence, assembly.watching)
         await server.stop(0)
 
 

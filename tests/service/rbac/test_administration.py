@@ -42,8 +42,18 @@ async def test_every_tenant_has_the_suites_own_roles_and_nobody_changes_them(rba
 
     assert by_name == {
         "watchword.admin": ["*.*"],
-        "watchword.auditor": ["audit-events.read", "groups.read", "oauth-clients.read", "role-bindings.read", "roles.read", "users.read"],
-        "watchword.role-manager": ["groups.*", "permissions.check", "role-bindings.*", "roles.*"],
+        "watchword.auditor": [
+            "audit-events.read",
+            "groups.read",
+            "oauth-clients.read",
+            "permissions.explain",
+            "policies.simulate",
+            "resources.read",
+            "role-bindings.read",
+            "roles.read",
+            "users.read",
+        ],
+        "watchword.role-manager": ["groups.*", "permissions.check", "permissions.explain", "policies.*", "role-bindings.*", "roles.*"],
         "watchword.service": ["permissions.check", "tokens.verify"],
         "watchword.user-manager": ["users.*"],
     }

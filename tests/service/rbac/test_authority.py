@@ -225,9 +225,9 @@ async def test_of_two_administrators_removed_at_once_one_stays(rbac: Rbac) -> No
 
 async def test_without_the_lock_both_would_go(rbac: Rbac, monkeypatch: pytest.MonkeyPatch) -> None:
     """The defence off: the same removals, started together behind no lock."""
-    from services.rbac.store import TenantChange
+    from services.rbac.store.changing import TenantChange
 
-    monkeypatch.setattr(TenantChange, "_LOCK", "SELECT $1::uuid")
+    monkeypatch.setattr(TenantChange, "_LOCK", "SELECT 0 AS revision WHERE $1::uuid IS NOT NULL")
     arrived = asyncio.Barrier(2)
     administration = TenantChange.administration
 
@@ -236,9 +236,9 @@ async def test_without_the_lock_both_would_go(rbac: Rbac, monkeypatch: pytest.Mo
         await arrived.wait()
         return found
 
-    monkeypatch.setattr(TenantChange, "administration", together)
     tenant = await rbac.tenant()
     first, second = await admin_binding(tenant), await tenant.bind(str(uuid4()), await admin_role(tenant))
+    monkeypatch.setattr(TenantChange, "administration", together)
 
     await asyncio.gather(tenant.unbind(first, at=0), tenant.unbind(second, at=1))
 

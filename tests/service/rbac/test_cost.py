@@ -9,7 +9,7 @@ from services.chassis.sealing import derive
 from services.chassis.tenancy import TenantId
 from tests.conftest import SALT
 from tests.service.rbac.conftest import CLIENT, GROUP, USER, Leaseless, Rbac, Tenant, ask, subject
-from watchword.rbac.v1 import permission_pb2
+from watchword.rbac.v1 import permission_pb2, rbac_pb2
 
 
 def counted(rbac: Rbac, at: int = 0) -> list[str]:
@@ -46,16 +46,35 @@ async def test_without_a_lease_a_warm_check_costs_an_indexed_read(rbac: Rbac, te
     assert "WITH" not in statements[0]
 
 
-async def test_after_a_change_a_check_costs_one_statement_once(rbac: Rbac, tenant: Tenant) -> None:
-    user = str(uuid4())
-    await tenant.may(user, "doc.read")
-    await tenant.role("unrelated")
+async def test_after_a_change_whom_it_touched_costs_one_statement_once_and_all_others_none(rbac: Rbac, tenant: Tenant) -> None:
+    touched, other, bystander = (str(uuid4()) for _ in range(3))
+    role = await tenant.role("reader", "doc.read")
+    for user in (touched, other):
+        await tenant.bind(user, role)
+        await tenant.may(user, "doc.read")
+    await tenant.may(bystander, "doc.read")
+    await tenant.bind(touched, await tenant.role("writer", "doc.write"))
 
     statements = counted(rbac)
-    await tenant.may(user, "doc.read")
+    assert not await tenant.may(bystander, "doc.read")
+    assert await tenant.may(other, "doc.read")
+    assert statements == []
+    for _ in range(2):
+        assert await tenant.may(touched, "doc.write")
     assert len(statements) == 1
 
-    await tenant.may(user, "doc.read")
+
+async def test_after_a_change_of_a_role_its_holders_cost_one_statement_together(rbac: Rbac, tenant: Tenant) -> None:
+    role, users = await tenant.role("reader", "doc.read"), [str(uuid4()) for _ in range(20)]
+    for user in users:
+        await tenant.bind(user, role)
+        await tenant.may(user, "doc.read")
+    update = rbac_pb2.UpdateRoleRequest(role_id=role, role=rbac_pb2.RoleUpdate(permissions=["doc.write"]))
+    await ask(rbac.instances[1].roles.UpdateRole, update, tenant.admin)
+
+    statements = counted(rbac)
+    assert [await tenant.may(user, "doc.read") for user in users] == [False] * 20
+    assert [await tenant.may(user, "doc.write") for user in users] == [True] * 20
     assert len(statements) == 1
 
 

@@ -19,7 +19,7 @@ from watchword.rbac.v1 import permission_pb2, rbac_pb2
 ROUNDS = 10_000 if os.environ.get("WATCHWORD_LONG") else 150
 
 
-async def stale_answers(tenant: Tenant, rounds: int) -> int:
+async def stale_answers(tenant: Tenant, rounds: int, *, before_removal: Callable[[], None] = lambda: None) -> int:
     """Bind, warm all instances, unbind at one while all are asked, and count who still says yes at once after the OK."""
     user, role, stale = str(uuid4()), await tenant.role("fleeting", "doc.read"), 0
 
@@ -30,6 +30,7 @@ async def stale_answers(tenant: Tenant, rounds: int) -> int:
         writer = number % 3
         binding = await tenant.bind(user, role, at=writer)
         assert await ask_all() == [True] * 3, "a grant shows at once as well"
+        before_removal()
         racing = [asyncio.create_task(ask_all()) for _ in range(2)]
         await tenant.unbind(binding, at=writer)
         stale += sum(await ask_all())
@@ -43,10 +44,24 @@ async def test_after_a_binding_is_gone_no_instance_allows(tenant: Tenant) -> Non
 
 
 async def test_an_instance_that_is_deaf_would_be_stale(rbac: Rbac, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The defence off: an instance that says it has applied what it was told, and has not. The rounds above must notice."""
-    monkeypatch.setattr(rbac.instances[1].revisions, "apply", lambda _change: None)
+    """The defence off: an instance that says it has applied what it was told of a removal, and has not. The rounds above must notice."""
+    revisions = rbac.instances[1].revisions
+    apply, removals = revisions.apply, 0
 
-    assert await stale_answers(tenant, 5) >= 4
+    def hear(change: str) -> None:
+        nonlocal removals
+        if removals:
+            removals -= 1
+        else:
+            apply(change)
+
+    def next_is_a_removal() -> None:
+        nonlocal removals
+        removals = 1
+
+    monkeypatch.setattr(revisions, "apply", hear)
+
+    assert await stale_answers(tenant, 5, before_removal=next_is_a_removal) >= 1
 
 
 async def test_without_a_lease_the_revision_is_read(rbac: Rbac, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,9 +198,9 @@ async def test_a_check_that_was_given_up_leaves_nothing_behind(rbac: Rbac, tenan
         await rbac.instances[1].permissions.CheckPermission(request, metadata=tenant.peer, timeout=0.15)
 
     assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    remembered = len(rbac.instances[1].checker._memory.holdings)
+    remembered = len(rbac.instances[1].memory._holdings)
     assert await tenant.may(user, "doc.read", at=1)
-    assert len(rbac.instances[1].checker._memory.holdings) == remembered + 1
+    assert len(rbac.instances[1].memory._holdings) == remembered + 1
 
 
 async def test_without_postgres_memory_answers_and_nothing_else_does(rbac: Rbac, stores: Stores, service_keys: Keys, tenant: Tenant) -> None:
@@ -215,4 +230,4 @@ async def test_without_postgres_memory_answers_and_nothing_else_does(rbac: Rbac,
 
 
 def _remembered(instance: Instance) -> int:
-    return len(instance.checker._memory.holdings)
+    return len(instance.memory._holdings)

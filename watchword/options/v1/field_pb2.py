@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n watchword/options/v1/field.proto\x12\x14watchword.options.v1\x1a google/protobuf/descriptor.proto\"\x82\x01\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x11\n\tmax_bytes\x18\x02 \x01(\r\x12\x11\n\tmax_items\x18\x03 \x01(\r\x12,\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x1c.watchword.options.v1.Format\x12\x0e\n\x06secret\x18\x05 \x01(\x08*\x8d\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46ORMAT_UUID\x10\x01\x12\x15\n\x11\x46ORMAT_PERMISSION\x10\x02\x12\x1d\n\x19\x46ORMAT_PERMISSION_PATTERN\x10\x03\x12\x13\n\x0f\x46ORMAT_RESOURCE\x10\x04\x12\x0f\n\x0b\x46ORMAT_SLUG\x10\x05:R\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xdc\xde\xfb\xc6\x01 \x01(\x0b\x32 .watchword.options.v1.FieldRulesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n watchword/options/v1/field.proto\x12\x14watchword.options.v1\x1a google/protobuf/descriptor.proto\"\x96\x01\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x11\n\tmax_bytes\x18\x02 \x01(\r\x12\x11\n\tmax_items\x18\x03 \x01(\r\x12,\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x1c.watchword.options.v1.Format\x12\x0e\n\x06secret\x18\x05 \x01(\x08\x12\x12\n\neach_alone\x18\x06 \x01(\x08*\x8d\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46ORMAT_UUID\x10\x01\x12\x15\n\x11\x46ORMAT_PERMISSION\x10\x02\x12\x1d\n\x19\x46ORMAT_PERMISSION_PATTERN\x10\x03\x12\x13\n\x0f\x46ORMAT_RESOURCE\x10\x04\x12\x0f\n\x0b\x46ORMAT_SLUG\x10\x05:R\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xdc\xde\xfb\xc6\x01 \x01(\x0b\x32 .watchword.options.v1.FieldRulesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'watchword.options.v1.field_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FORMAT']._serialized_start=226
-  _globals['_FORMAT']._serialized_end=367
+  _globals['_FORMAT']._serialized_start=246
+  _globals['_FORMAT']._serialized_end=387
   _globals['_FIELDRULES']._serialized_start=93
-  _globals['_FIELDRULES']._serialized_end=223
+  _globals['_FIELDRULES']._serialized_end=243
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,7 @@ class FieldRules(_message.Message):
     MAX_ITEMS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    EACH_ALONE_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """The field must be set: a non-empty string, a present message, a known enum value other than zero, a list with a member."""
     max_bytes: _builtins.int
@@ -76,6 +77,8 @@ class FieldRules(_message.Message):
     """The shape of the string, or of each string of the list."""
     secret: _builtins.bool
     """Text that is taken as it is and never shown or logged: passwords, tokens, secrets."""
+    each_alone: _builtins.bool
+    """The members of this list are not checked here: the handler checks each, and answers for each alone."""
     def __init__(
         self,
         *,
@@ -84,10 +87,11 @@ class FieldRules(_message.Message):
         max_items: _builtins.int = ...,
         format: Global___Format.ValueType = ...,
         secret: _builtins.bool = ...,
+        each_alone: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "max_bytes", b"max_bytes", "max_items", b"max_items", "required", b"required", "secret", b"secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["each_alone", b"each_alone", "format", b"format", "max_bytes", b"max_bytes", "max_items", b"max_items", "required", b"required", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

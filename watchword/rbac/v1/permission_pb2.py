@@ -23,6 +23,8 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from watchword.common.v1 import consistency_pb2 as watchword_dot_common_dot_v1_dot_consistency__pb2
 from watchword.options.v1 import access_pb2 as watchword_dot_options_dot_v1_dot_access__pb2
@@ -30,7 +32,7 @@ from watchword.options.v1 import field_pb2 as watchword_dot_options_dot_v1_dot_f
 from watchword.rbac.v1 import rbac_pb2 as watchword_dot_rbac_dot_v1_dot_rbac__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"watchword/rbac/v1/permission.proto\x12\x11watchword.rbac.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%watchword/common/v1/consistency.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\x1a\x1cwatchword/rbac/v1/rbac.proto\"\xb8\x01\n\x15\x43heckAuthorityRequest\x12\x33\n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12*\n\x06target\x18\x02 \x01(\x0b\x32\x1a.watchword.rbac.v1.Subject\x12\x1f\n\x0bpermissions\x18\x03 \x03(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x18\x32 \x02\x12\x1d\n\ttenant_id\x18\x04 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\"d\n\x16\x43heckAuthorityResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\x12\x1b\n\x13missing_permissions\x18\x02 \x03(\t\"\xdf\x01\n\x16\x43heckPermissionRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1e\n\npermission\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x02\x12\x1a\n\x08resource\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x35\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12\x1b\n\ttenant_id\x18\x05 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\xc7\x01\n\x17\x43heckPermissionResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.watchword.rbac.v1.DecisionReason\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbc\x01\n\x1c\x42\x61tchCheckPermissionsRequest\x12H\n\x08requests\x18\x01 \x03(\x0b\x32).watchword.rbac.v1.CheckPermissionRequestB\x0b\xe2\xf5\xdd\xb7\x0c\x05\x08\x01\x18\xe8\x07\x12\x35\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"^\n\x1d\x42\x61tchCheckPermissionsResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.watchword.rbac.v1.CheckPermissionResponse\"\xc1\x01\n\x1dListSubjectPermissionsRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1a\n\x08resource\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x1d\n\npage_token\x18\x05 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\"\x82\x01\n\x05Grant\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x0f\n\x07role_id\x18\x02 \x01(\t\x12\x11\n\trole_name\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x92\x01\n\x1eListSubjectPermissionsResponse\x12(\n\x06grants\x18\x01 \x03(\x0b\x32\x18.watchword.rbac.v1.Grant\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x12\n\nrole_names\x18\x04 \x03(\t*9\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\t\n\x05\x41LLOW\x10\x01\x12\x08\n\x04\x44\x45NY\x10\x02*^\n\x0e\x44\x65\x63isionReason\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_UNSPECIFIED\x10\x00\x12\x0b\n\x07GRANTED\x10\x01\x12\x0b\n\x07NO_ROLE\x10\x02\x12\x11\n\rNO_PERMISSION\x10\x03\x32\xa8\x06\n\x11PermissionService\x12\xcb\x01\n\x0f\x43heckPermission\x12).watchword.rbac.v1.CheckPermissionRequest\x1a*.watchword.rbac.v1.CheckPermissionResponse\"a\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/permissions:check:\x01*\xda\xf5\xdd\xb7\x0c;\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway0\x05\x12\xe2\x01\n\x15\x42\x61tchCheckPermissions\x12/.watchword.rbac.v1.BatchCheckPermissionsRequest\x1a\x30.watchword.rbac.v1.BatchCheckPermissionsResponse\"f\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/permissions:batchCheck:\x01*\xda\xf5\xdd\xb7\x0c;\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway0\x05\x12y\n\x0e\x43heckAuthority\x12(.watchword.rbac.v1.CheckAuthorityRequest\x1a).watchword.rbac.v1.CheckAuthorityResponse\"\x12\xda\xf5\xdd\xb7\x0c\x0c*\x08identity0\x01\x12\xe4\x01\n\x16ListSubjectPermissions\x12\x30.watchword.rbac.v1.ListSubjectPermissionsRequest\x1a\x31.watchword.rbac.v1.ListSubjectPermissionsResponse\"e\x82\xd3\xe4\x93\x02 \"\x1b/v1/permissions:listSubject:\x01*\xda\xf5\xdd\xb7\x0c\x39\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gatewayb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"watchword/rbac/v1/permission.proto\x12\x11watchword.rbac.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%watchword/common/v1/consistency.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\x1a\x1cwatchword/rbac/v1/rbac.proto\"\xb8\x01\n\x15\x43heckAuthorityRequest\x12\x33\n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12*\n\x06target\x18\x02 \x01(\x0b\x32\x1a.watchword.rbac.v1.Subject\x12\x1f\n\x0bpermissions\x18\x03 \x03(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x18\x32 \x02\x12\x1d\n\ttenant_id\x18\x04 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x01\"d\n\x16\x43heckAuthorityResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\x12\x1b\n\x13missing_permissions\x18\x02 \x03(\t\"\xcf\x02\n\x16\x43heckPermissionRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1e\n\npermission\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x02\x12\x1a\n\x08resource\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x35\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12\x1b\n\ttenant_id\x18\x05 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12(\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x03\x61\x63r\x18\x07 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12-\n\tauth_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd9\x02\n\x17\x43heckPermissionResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.watchword.rbac.v1.DecisionReason\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmissing_context\x18\x05 \x03(\t\x12*\n\x07step_up\x18\x06 \x01(\x0b\x32\x19.watchword.rbac.v1.StepUp\x12\x1a\n\x12\x64\x65pends_on_context\x18\x07 \x01(\x08\x12/\n\x05\x65rror\x18\x08 \x01(\x0b\x32 .watchword.rbac.v1.QuestionError\"0\n\rQuestionError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xbe\x01\n\x1c\x42\x61tchCheckPermissionsRequest\x12J\n\x08requests\x18\x01 \x03(\x0b\x32).watchword.rbac.v1.CheckPermissionRequestB\r\xe2\xf5\xdd\xb7\x0c\x07\x08\x01\x18\xe8\x07\x30\x01\x12\x35\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"^\n\x1d\x42\x61tchCheckPermissionsResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.watchword.rbac.v1.CheckPermissionResponse\"\xc1\x01\n\x1dListSubjectPermissionsRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1a\n\x08resource\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x1d\n\npage_token\x18\x05 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\"\xf3\x01\n\x05Grant\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x0f\n\x07role_id\x18\x02 \x01(\t\x12\x11\n\trole_name\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tcondition\x18\x06 \x01(\t\x12*\n\x07step_up\x18\x07 \x01(\x0b\x32\x19.watchword.rbac.v1.StepUp\x12\x30\n\x06\x65\x66\x66\x65\x63t\x18\x08 \x01(\x0e\x32 .watchword.rbac.v1.BindingEffect\"\x92\x01\n\x1eListSubjectPermissionsResponse\x12(\n\x06grants\x18\x01 \x03(\x0b\x32\x18.watchword.rbac.v1.Grant\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x12\n\nrole_names\x18\x04 \x03(\t\"\xb4\x02\n\x18\x45xplainPermissionRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1e\n\npermission\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x02\x12\x1a\n\x08resource\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x35\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12(\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x03\x61\x63r\x18\x06 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12-\n\tauth_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcd\x01\n\x0f\x45xplanationStep\x12-\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectH\x00\x12\x36\n\x0crole_binding\x18\x02 \x01(\x0b\x32\x1e.watchword.rbac.v1.RoleBindingH\x00\x12\'\n\x04role\x18\x03 \x01(\x0b\x32\x17.watchword.rbac.v1.RoleH\x00\x12\x14\n\npermission\x18\x04 \x01(\tH\x00\x12\x0c\n\x04text\x18\x05 \x01(\tB\x06\n\x04step\"\x9d\x01\n\x19\x45xplainPermissionResponse\x12<\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32*.watchword.rbac.v1.CheckPermissionResponse\x12\x31\n\x05\x63hain\x18\x02 \x03(\x0b\x32\".watchword.rbac.v1.ExplanationStep\x12\x0f\n\x07missing\x18\x03 \x03(\t\"\x8a\x03\n\x16LookupResourcesRequest\x12\x35\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.SubjectB\x08\xe2\xf5\xdd\xb7\x0c\x02\x08\x01\x12\x1e\n\npermission\x18\x02 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x02\x12#\n\rresource_type\x18\x03 \x01(\tB\x0c\xe2\xf5\xdd\xb7\x0c\x06\x08\x01\x10? \x05\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x1d\n\npage_token\x18\x05 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\x12\x35\n\x0b\x63onsistency\x18\x06 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12(\n\x07\x63ontext\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x03\x61\x63r\x18\x08 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12-\n\tauth_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\ttenant_id\x18\n \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x99\x01\n\x17LookupResourcesResponse\x12\x33\n\tresources\x18\x01 \x03(\x0b\x32 .watchword.rbac.v1.FoundResource\x12\x15\n\rall_resources\x18\x02 \x01(\x08\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"P\n\rFoundResource\x12\x10\n\x08resource\x18\x01 \x01(\t\x12-\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\"\xb9\x02\n\x15LookupSubjectsRequest\x12\x1e\n\npermission\x18\x01 \x01(\tB\n\xe2\xf5\xdd\xb7\x0c\x04\x08\x01 \x02\x12\x1a\n\x08resource\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x04\x12\x34\n\x0csubject_type\x18\x03 \x01(\x0e\x32\x1e.watchword.rbac.v1.SubjectType\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x1d\n\npage_token\x18\x05 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\x12\x35\n\x0b\x63onsistency\x18\x06 \x01(\x0b\x32 .watchword.common.v1.Consistency\x12(\n\x07\x63ontext\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\ttenant_id\x18\x08 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02 \x01\"\x95\x01\n\x16LookupSubjectsResponse\x12\x31\n\x08subjects\x18\x01 \x03(\x0b\x32\x1f.watchword.rbac.v1.FoundSubject\x12\x14\n\x0c\x61ll_subjects\x18\x02 \x01(\x08\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"j\n\x0c\x46oundSubject\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.watchword.rbac.v1.Subject\x12-\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1b.watchword.rbac.v1.Decision\"4\n\x17WatchPermissionsRequest\x12\x19\n\x06\x63ursor\x18\x01 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x02\"\xda\x02\n\x18WatchPermissionsResponse\x12\x35\n\x06\x63hange\x18\x01 \x01(\x0b\x32#.watchword.rbac.v1.PermissionChangeH\x00\x12L\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x36.watchword.rbac.v1.WatchPermissionsResponse.CheckpointH\x00\x12\x42\n\x05reset\x18\x03 \x01(\x0b\x32\x31.watchword.rbac.v1.WatchPermissionsResponse.ResetH\x00\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\x1aS\n\nCheckpoint\x12*\n\x07\x65lapsed\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\t\x1a\x07\n\x05ResetB\x07\n\x05\x65vent\"q\n\x10PermissionChange\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.watchword.rbac.v1.Subject\x12\x14\n\x0c\x61ll_subjects\x18\x02 \x01(\x08\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t*`\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\t\n\x05\x41LLOW\x10\x01\x12\x08\n\x04\x44\x45NY\x10\x02\x12\x0f\n\x0b\x43ONDITIONAL\x10\x03\x12\x14\n\x10STEP_UP_REQUIRED\x10\x04*\xaa\x01\n\x0e\x44\x65\x63isionReason\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_UNSPECIFIED\x10\x00\x12\x0b\n\x07GRANTED\x10\x01\x12\x0b\n\x07NO_ROLE\x10\x02\x12\x11\n\rNO_PERMISSION\x10\x03\x12\n\n\x06\x44\x45NIED\x10\x04\x12\x15\n\x11\x43ONDITION_NOT_MET\x10\x05\x12\x13\n\x0f\x43ONTEXT_MISSING\x10\x06\x12\x12\n\x0eLOGIN_TOO_WEAK\x10\x07\x32\x8c\x0c\n\x11PermissionService\x12\xcb\x01\n\x0f\x43heckPermission\x12).watchword.rbac.v1.CheckPermissionRequest\x1a*.watchword.rbac.v1.CheckPermissionResponse\"a\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/permissions:check:\x01*\xda\xf5\xdd\xb7\x0c;\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway0\x05\x12\xe2\x01\n\x15\x42\x61tchCheckPermissions\x12/.watchword.rbac.v1.BatchCheckPermissionsRequest\x1a\x30.watchword.rbac.v1.BatchCheckPermissionsResponse\"f\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/permissions:batchCheck:\x01*\xda\xf5\xdd\xb7\x0c;\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway0\x05\x12y\n\x0e\x43heckAuthority\x12(.watchword.rbac.v1.CheckAuthorityRequest\x1a).watchword.rbac.v1.CheckAuthorityResponse\"\x12\xda\xf5\xdd\xb7\x0c\x0c*\x08identity0\x01\x12\xe4\x01\n\x16ListSubjectPermissions\x12\x30.watchword.rbac.v1.ListSubjectPermissionsRequest\x1a\x31.watchword.rbac.v1.ListSubjectPermissionsResponse\"e\x82\xd3\xe4\x93\x02 \"\x1b/v1/permissions:listSubject:\x01*\xda\xf5\xdd\xb7\x0c\x39\x1a\x11permissions.check\"\x11permissions.check*\x08identity*\x07gateway\x12\xad\x01\n\x11\x45xplainPermission\x12+.watchword.rbac.v1.ExplainPermissionRequest\x1a,.watchword.rbac.v1.ExplainPermissionResponse\"=\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/permissions:explain:\x01*\xda\xf5\xdd\xb7\x0c\x15\x1a\x13permissions.explain\x12\xc9\x01\n\x0fLookupResources\x12).watchword.rbac.v1.LookupResourcesRequest\x1a*.watchword.rbac.v1.LookupResourcesResponse\"_\x82\xd3\xe4\x93\x02$\"\x1f/v1/permissions:lookupResources:\x01*\xda\xf5\xdd\xb7\x0c/\x1a\x11permissions.check\"\x11permissions.check*\x07gateway\x12\xc5\x01\n\x0eLookupSubjects\x12(.watchword.rbac.v1.LookupSubjectsRequest\x1a).watchword.rbac.v1.LookupSubjectsResponse\"^\x82\xd3\xe4\x93\x02#\"\x1e/v1/permissions:lookupSubjects:\x01*\xda\xf5\xdd\xb7\x0c/\x1a\x11permissions.check\"\x11permissions.check*\x07gateway\x12\x9d\x01\n\x10WatchPermissions\x12*.watchword.rbac.v1.WatchPermissionsRequest\x1a+.watchword.rbac.v1.WatchPermissionsResponse\".\xda\xf5\xdd\xb7\x0c(\x1a\x11permissions.check\"\x11permissions.check0\x05\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,8 +53,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['resource']._serialized_options = b'\342\365\335\267\014\002 \004'
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\342\365\335\267\014\002 \001'
+  _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['acr']._loaded_options = None
+  _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['acr']._serialized_options = b'\342\365\335\267\014\002\020@'
   _globals['_BATCHCHECKPERMISSIONSREQUEST'].fields_by_name['requests']._loaded_options = None
-  _globals['_BATCHCHECKPERMISSIONSREQUEST'].fields_by_name['requests']._serialized_options = b'\342\365\335\267\014\005\010\001\030\350\007'
+  _globals['_BATCHCHECKPERMISSIONSREQUEST'].fields_by_name['requests']._serialized_options = b'\342\365\335\267\014\007\010\001\030\350\0070\001'
   _globals['_BATCHCHECKPERMISSIONSREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_BATCHCHECKPERMISSIONSREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\342\365\335\267\014\002 \001'
   _globals['_LISTSUBJECTPERMISSIONSREQUEST'].fields_by_name['subject']._loaded_options = None
@@ -63,6 +67,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSUBJECTPERMISSIONSREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\342\365\335\267\014\002 \001'
   _globals['_LISTSUBJECTPERMISSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTSUBJECTPERMISSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342\365\335\267\014\003\020\200\010'
+  _globals['_EXPLAINPERMISSIONREQUEST'].fields_by_name['subject']._loaded_options = None
+  _globals['_EXPLAINPERMISSIONREQUEST'].fields_by_name['subject']._serialized_options = b'\342\365\335\267\014\002\010\001'
+  _globals['_EXPLAINPERMISSIONREQUEST'].fields_by_name['permission']._loaded_options = None
+  _globals['_EXPLAINPERMISSIONREQUEST'].fields_by_name['permission']._serialized_options = b'\342\365\335\267\014\004\010\001 \002'
+  _globals['_EXPLAINPERMISSIONREQUEST'].fields_by_name['resource']._loaded_options = None
+  _globals['_EXPLAINPERMISSIONREQUEST'].fields_by_name['resource']._serialized_options = b'\342\365\335\267\014\002 \004'
+  _globals['_EXPLAINPERMISSIONREQUEST'].fields_by_name['acr']._loaded_options = None
+  _globals['_EXPLAINPERMISSIONREQUEST'].fields_by_name['acr']._serialized_options = b'\342\365\335\267\014\002\020@'
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['subject']._loaded_options = None
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['subject']._serialized_options = b'\342\365\335\267\014\002\010\001'
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['permission']._loaded_options = None
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['permission']._serialized_options = b'\342\365\335\267\014\004\010\001 \002'
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['resource_type']._loaded_options = None
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['resource_type']._serialized_options = b'\342\365\335\267\014\006\010\001\020? \005'
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['page_token']._serialized_options = b'\342\365\335\267\014\003\020\200\010'
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['acr']._loaded_options = None
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['acr']._serialized_options = b'\342\365\335\267\014\002\020@'
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_LOOKUPRESOURCESREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\342\365\335\267\014\002 \001'
+  _globals['_LOOKUPSUBJECTSREQUEST'].fields_by_name['permission']._loaded_options = None
+  _globals['_LOOKUPSUBJECTSREQUEST'].fields_by_name['permission']._serialized_options = b'\342\365\335\267\014\004\010\001 \002'
+  _globals['_LOOKUPSUBJECTSREQUEST'].fields_by_name['resource']._loaded_options = None
+  _globals['_LOOKUPSUBJECTSREQUEST'].fields_by_name['resource']._serialized_options = b'\342\365\335\267\014\002 \004'
+  _globals['_LOOKUPSUBJECTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LOOKUPSUBJECTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342\365\335\267\014\003\020\200\010'
+  _globals['_LOOKUPSUBJECTSREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_LOOKUPSUBJECTSREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\342\365\335\267\014\002 \001'
+  _globals['_WATCHPERMISSIONSREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_WATCHPERMISSIONSREQUEST'].fields_by_name['cursor']._serialized_options = b'\342\365\335\267\014\003\020\200\002'
   _globals['_PERMISSIONSERVICE'].methods_by_name['CheckPermission']._loaded_options = None
   _globals['_PERMISSIONSERVICE'].methods_by_name['CheckPermission']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/permissions:check:\001*\332\365\335\267\014;\032\021permissions.check\"\021permissions.check*\010identity*\007gateway0\005'
   _globals['_PERMISSIONSERVICE'].methods_by_name['BatchCheckPermissions']._loaded_options = None
@@ -71,28 +105,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PERMISSIONSERVICE'].methods_by_name['CheckAuthority']._serialized_options = b'\332\365\335\267\014\014*\010identity0\001'
   _globals['_PERMISSIONSERVICE'].methods_by_name['ListSubjectPermissions']._loaded_options = None
   _globals['_PERMISSIONSERVICE'].methods_by_name['ListSubjectPermissions']._serialized_options = b'\202\323\344\223\002 \"\033/v1/permissions:listSubject:\001*\332\365\335\267\0149\032\021permissions.check\"\021permissions.check*\010identity*\007gateway'
-  _globals['_DECISION']._serialized_start=1740
-  _globals['_DECISION']._serialized_end=1797
-  _globals['_DECISIONREASON']._serialized_start=1799
-  _globals['_DECISIONREASON']._serialized_end=1893
-  _globals['_CHECKAUTHORITYREQUEST']._serialized_start=259
-  _globals['_CHECKAUTHORITYREQUEST']._serialized_end=443
-  _globals['_CHECKAUTHORITYRESPONSE']._serialized_start=445
-  _globals['_CHECKAUTHORITYRESPONSE']._serialized_end=545
-  _globals['_CHECKPERMISSIONREQUEST']._serialized_start=548
-  _globals['_CHECKPERMISSIONREQUEST']._serialized_end=771
-  _globals['_CHECKPERMISSIONRESPONSE']._serialized_start=774
-  _globals['_CHECKPERMISSIONRESPONSE']._serialized_end=973
-  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_start=976
-  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_end=1164
-  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_start=1166
-  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_end=1260
-  _globals['_LISTSUBJECTPERMISSIONSREQUEST']._serialized_start=1263
-  _globals['_LISTSUBJECTPERMISSIONSREQUEST']._serialized_end=1456
-  _globals['_GRANT']._serialized_start=1459
-  _globals['_GRANT']._serialized_end=1589
-  _globals['_LISTSUBJECTPERMISSIONSRESPONSE']._serialized_start=1592
-  _globals['_LISTSUBJECTPERMISSIONSRESPONSE']._serialized_end=1738
-  _globals['_PERMISSIONSERVICE']._serialized_start=1896
-  _globals['_PERMISSIONSERVICE']._serialized_end=2704
+  _globals['_PERMISSIONSERVICE'].methods_by_name['ExplainPermission']._loaded_options = None
+  _globals['_PERMISSIONSERVICE'].methods_by_name['ExplainPermission']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/permissions:explain:\001*\332\365\335\267\014\025\032\023permissions.explain'
+  _globals['_PERMISSIONSERVICE'].methods_by_name['LookupResources']._loaded_options = None
+  _globals['_PERMISSIONSERVICE'].methods_by_name['LookupResources']._serialized_options = b'\202\323\344\223\002$\"\037/v1/permissions:lookupResources:\001*\332\365\335\267\014/\032\021permissions.check\"\021permissions.check*\007gateway'
+  _globals['_PERMISSIONSERVICE'].methods_by_name['LookupSubjects']._loaded_options = None
+  _globals['_PERMISSIONSERVICE'].methods_by_name['LookupSubjects']._serialized_options = b'\202\323\344\223\002#\"\036/v1/permissions:lookupSubjects:\001*\332\365\335\267\014/\032\021permissions.check\"\021permissions.check*\007gateway'
+  _globals['_PERMISSIONSERVICE'].methods_by_name['WatchPermissions']._loaded_options = None
+  _globals['_PERMISSIONSERVICE'].methods_by_name['WatchPermissions']._serialized_options = b'\332\365\335\267\014(\032\021permissions.check\"\021permissions.check0\005'
+  _globals['_DECISION']._serialized_start=4633
+  _globals['_DECISION']._serialized_end=4729
+  _globals['_DECISIONREASON']._serialized_start=4732
+  _globals['_DECISIONREASON']._serialized_end=4902
+  _globals['_CHECKAUTHORITYREQUEST']._serialized_start=321
+  _globals['_CHECKAUTHORITYREQUEST']._serialized_end=505
+  _globals['_CHECKAUTHORITYRESPONSE']._serialized_start=507
+  _globals['_CHECKAUTHORITYRESPONSE']._serialized_end=607
+  _globals['_CHECKPERMISSIONREQUEST']._serialized_start=610
+  _globals['_CHECKPERMISSIONREQUEST']._serialized_end=945
+  _globals['_CHECKPERMISSIONRESPONSE']._serialized_start=948
+  _globals['_CHECKPERMISSIONRESPONSE']._serialized_end=1293
+  _globals['_QUESTIONERROR']._serialized_start=1295
+  _globals['_QUESTIONERROR']._serialized_end=1343
+  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_start=1346
+  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_end=1536
+  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_start=1538
+  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_end=1632
+  _globals['_LISTSUBJECTPERMISSIONSREQUEST']._serialized_start=1635
+  _globals['_LISTSUBJECTPERMISSIONSREQUEST']._serialized_end=1828
+  _globals['_GRANT']._serialized_start=1831
+  _globals['_GRANT']._serialized_end=2074
+  _globals['_LISTSUBJECTPERMISSIONSRESPONSE']._serialized_start=2077
+  _globals['_LISTSUBJECTPERMISSIONSRESPONSE']._serialized_end=2223
+  _globals['_EXPLAINPERMISSIONREQUEST']._serialized_start=2226
+  _globals['_EXPLAINPERMISSIONREQUEST']._serialized_end=2534
+  _globals['_EXPLANATIONSTEP']._serialized_start=2537
+  _globals['_EXPLANATIONSTEP']._serialized_end=2742
+  _globals['_EXPLAINPERMISSIONRESPONSE']._serialized_start=2745
+  _globals['_EXPLAINPERMISSIONRESPONSE']._serialized_end=2902
+  _globals['_LOOKUPRESOURCESREQUEST']._serialized_start=2905
+  _globals['_LOOKUPRESOURCESREQUEST']._serialized_end=3299
+  _globals['_LOOKUPRESOURCESRESPONSE']._serialized_start=3302
+  _globals['_LOOKUPRESOURCESRESPONSE']._serialized_end=3455
+  _globals['_FOUNDRESOURCE']._serialized_start=3457
+  _globals['_FOUNDRESOURCE']._serialized_end=3537
+  _globals['_LOOKUPSUBJECTSREQUEST']._serialized_start=3540
+  _globals['_LOOKUPSUBJECTSREQUEST']._serialized_end=3853
+  _globals['_LOOKUPSUBJECTSRESPONSE']._serialized_start=3856
+  _globals['_LOOKUPSUBJECTSRESPONSE']._serialized_end=4005
+  _globals['_FOUNDSUBJECT']._serialized_start=4007
+  _globals['_FOUNDSUBJECT']._serialized_end=4113
+  _globals['_WATCHPERMISSIONSREQUEST']._serialized_start=4115
+  _globals['_WATCHPERMISSIONSREQUEST']._serialized_end=4167
+  _globals['_WATCHPERMISSIONSRESPONSE']._serialized_start=4170
+  _globals['_WATCHPERMISSIONSRESPONSE']._serialized_end=4516
+  _globals['_WATCHPERMISSIONSRESPONSE_CHECKPOINT']._serialized_start=4415
+  _globals['_WATCHPERMISSIONSRESPONSE_CHECKPOINT']._serialized_end=4498
+  _globals['_WATCHPERMISSIONSRESPONSE_RESET']._serialized_start=4500
+  _globals['_WATCHPERMISSIONSRESPONSE_RESET']._serialized_end=4507
+  _globals['_PERMISSIONCHANGE']._serialized_start=4518
+  _globals['_PERMISSIONCHANGE']._serialized_end=4631
+  _globals['_PERMISSIONSERVICE']._serialized_start=4905
+  _globals['_PERMISSIONSERVICE']._serialized_end=6453
 # @@protoc_insertion_point(module_scope)

@@ -5,7 +5,9 @@ The permission check."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -34,6 +36,10 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     """The subject may."""
     DENY: _Decision.ValueType  # 2
     """The subject may not."""
+    CONDITIONAL: _Decision.ValueType  # 3
+    """It depends on context that the question did not give: see missing_context."""
+    STEP_UP_REQUIRED: _Decision.ValueType  # 4
+    """The subject may after a stronger or fresher login: see step_up."""
 
 class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
     """The answer to a check."""
@@ -44,6 +50,10 @@ ALLOW: Decision.ValueType  # 1
 """The subject may."""
 DENY: Decision.ValueType  # 2
 """The subject may not."""
+CONDITIONAL: Decision.ValueType  # 3
+"""It depends on context that the question did not give: see missing_context."""
+STEP_UP_REQUIRED: Decision.ValueType  # 4
+"""The subject may after a stronger or fresher login: see step_up."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 class _DecisionReason:
@@ -60,6 +70,14 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     """The subject holds no role here."""
     NO_PERMISSION: _DecisionReason.ValueType  # 3
     """The subject holds roles here, none of which grants it."""
+    DENIED: _DecisionReason.ValueType  # 4
+    """A binding denies it."""
+    CONDITION_NOT_MET: _DecisionReason.ValueType  # 5
+    """Roles here grant it, but the conditions of their bindings do not hold."""
+    CONTEXT_MISSING: _DecisionReason.ValueType  # 6
+    """It is granted on a condition over context that the question did not give."""
+    LOGIN_TOO_WEAK: _DecisionReason.ValueType  # 7
+    """It is granted to a stronger or fresher login than the question told of."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper):
     """Why a decision is what it is."""
@@ -72,6 +90,14 @@ NO_ROLE: DecisionReason.ValueType  # 2
 """The subject holds no role here."""
 NO_PERMISSION: DecisionReason.ValueType  # 3
 """The subject holds roles here, none of which grants it."""
+DENIED: DecisionReason.ValueType  # 4
+"""A binding denies it."""
+CONDITION_NOT_MET: DecisionReason.ValueType  # 5
+"""Roles here grant it, but the conditions of their bindings do not hold."""
+CONTEXT_MISSING: DecisionReason.ValueType  # 6
+"""It is granted on a condition over context that the question did not give."""
+LOGIN_TOO_WEAK: DecisionReason.ValueType  # 7
+"""It is granted to a stronger or fresher login than the question told of."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 @_typing.final
@@ -153,12 +179,17 @@ class CheckPermissionRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    ACR_FIELD_NUMBER: _builtins.int
+    AUTH_TIME_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """What, as `type.verb`."""
     resource: _builtins.str
     """Where, as `type/id`; empty asks about the whole tenant."""
     tenant_id: _builtins.str
     """Peers only: the tenant."""
+    acr: _builtins.str
+    """The authentication context class of the subject's login (`acr` of its token); empty is weaker than all."""
     @_builtins.property
     def subject(self) -> _rbac_pb2.Subject:
         """Who."""
@@ -166,6 +197,14 @@ class CheckPermissionRequest(_message.Message):
     @_builtins.property
     def consistency(self) -> _consistency_pb2.Consistency:
         """How fresh the answer must be."""
+
+    @_builtins.property
+    def context(self) -> _struct_pb2.Struct:
+        """What conditions may look at, as `context`; at most 8 KiB."""
+
+    @_builtins.property
+    def auth_time(self) -> _timestamp_pb2.Timestamp:
+        """When the subject logged in (`auth_time` of its token); unset is too long ago for any limit."""
 
     def __init__(
         self,
@@ -175,10 +214,13 @@ class CheckPermissionRequest(_message.Message):
         resource: _builtins.str = ...,
         consistency: _consistency_pb2.Consistency | None = ...,
         tenant_id: _builtins.str = ...,
+        context: _struct_pb2.Struct | None = ...,
+        acr: _builtins.str = ...,
+        auth_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth_time", b"auth_time", "consistency", b"consistency", "context", b"context", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "permission", b"permission", "resource", b"resource", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acr", b"acr", "auth_time", b"auth_time", "consistency", b"consistency", "context", b"context", "permission", b"permission", "resource", b"resource", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,15 +236,33 @@ class CheckPermissionResponse(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    MISSING_CONTEXT_FIELD_NUMBER: _builtins.int
+    STEP_UP_FIELD_NUMBER: _builtins.int
+    DEPENDS_ON_CONTEXT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """The answer."""
     reason: Global___DecisionReason.ValueType
     """Why."""
     consistency_token: _builtins.str
     """The state that the answer comes from."""
+    depends_on_context: _builtins.bool
+    """A condition was evaluated: another context, or another time, may give another answer."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the grant behind an ALLOW ends by itself, if it does."""
+
+    @_builtins.property
+    def missing_context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With CONDITIONAL: members of `context` that conditions ask for."""
+
+    @_builtins.property
+    def step_up(self) -> _rbac_pb2.StepUp:
+        """With STEP_UP_REQUIRED: the weakest login that would do."""
+
+    @_builtins.property
+    def error(self) -> Global___QuestionError:
+        """In a batch: why this question could not be asked. The decision is then unspecified."""
 
     def __init__(
         self,
@@ -211,14 +271,44 @@ class CheckPermissionResponse(_message.Message):
         reason: Global___DecisionReason.ValueType = ...,
         consistency_token: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        missing_context: _abc.Iterable[_builtins.str] | None = ...,
+        step_up: _rbac_pb2.StepUp | None = ...,
+        depends_on_context: _builtins.bool = ...,
+        error: Global___QuestionError | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "expire_time", b"expire_time", "step_up", b"step_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "decision", b"decision", "expire_time", b"expire_time", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "decision", b"decision", "depends_on_context", b"depends_on_context", "error", b"error", "expire_time", b"expire_time", "missing_context", b"missing_context", "reason", b"reason", "step_up", b"step_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckPermissionResponse: _TypeAlias = CheckPermissionResponse  # noqa: Y015
+
+@_typing.final
+class QuestionError(_message.Message):
+    """Why one question of a batch could not be asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The reason, such as VALIDATION_FAILED."""
+    message: _builtins.str
+    """For people."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuestionError: _TypeAlias = QuestionError  # noqa: Y015
 
 @_typing.final
 class BatchCheckPermissionsRequest(_message.Message):
@@ -329,6 +419,9 @@ class Grant(_message.Message):
     ROLE_NAME_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    STEP_UP_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """The pattern, such as `invoices.*`."""
     role_id: _builtins.str
@@ -337,9 +430,17 @@ class Grant(_message.Message):
     """Its name."""
     resource: _builtins.str
     """Where it was bound; empty for the whole tenant."""
+    condition: _builtins.str
+    """The condition of the binding; empty if it holds always."""
+    effect: _rbac_pb2.BindingEffect.ValueType
+    """Whether it allows or denies."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the binding ends by itself, if it does."""
+
+    @_builtins.property
+    def step_up(self) -> _rbac_pb2.StepUp:
+        """The login that the binding needs; unset for any."""
 
     def __init__(
         self,
@@ -349,10 +450,13 @@ class Grant(_message.Message):
         role_name: _builtins.str = ...,
         resource: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        condition: _builtins.str = ...,
+        step_up: _rbac_pb2.StepUp | None = ...,
+        effect: _rbac_pb2.BindingEffect.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "step_up", b"step_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "permission", b"permission", "resource", b"resource", "role_id", b"role_id", "role_name", b"role_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "effect", b"effect", "expire_time", b"expire_time", "permission", b"permission", "resource", b"resource", "role_id", b"role_id", "role_name", b"role_name", "step_up", b"step_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,3 +499,526 @@ class ListSubjectPermissionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSubjectPermissionsResponse: _TypeAlias = ListSubjectPermissionsResponse  # noqa: Y015
+
+@_typing.final
+class ExplainPermissionRequest(_message.Message):
+    """Asks why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PERMISSION_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    ACR_FIELD_NUMBER: _builtins.int
+    AUTH_TIME_FIELD_NUMBER: _builtins.int
+    permission: _builtins.str
+    """What, as `type.verb`."""
+    resource: _builtins.str
+    """Where, as `type/id`; empty asks about the whole tenant."""
+    acr: _builtins.str
+    """The authentication context class of the subject's login."""
+    @_builtins.property
+    def subject(self) -> _rbac_pb2.Subject:
+        """Who."""
+
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    @_builtins.property
+    def context(self) -> _struct_pb2.Struct:
+        """What conditions may look at, as `context`; at most 8 KiB."""
+
+    @_builtins.property
+    def auth_time(self) -> _timestamp_pb2.Timestamp:
+        """When the subject logged in."""
+
+    def __init__(
+        self,
+        *,
+        subject: _rbac_pb2.Subject | None = ...,
+        permission: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+        context: _struct_pb2.Struct | None = ...,
+        acr: _builtins.str = ...,
+        auth_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth_time", b"auth_time", "consistency", b"consistency", "context", b"context", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acr", b"acr", "auth_time", b"auth_time", "consistency", b"consistency", "context", b"context", "permission", b"permission", "resource", b"resource", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPermissionRequest: _TypeAlias = ExplainPermissionRequest  # noqa: Y015
+
+@_typing.final
+class ExplanationStep(_message.Message):
+    """One step of a chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ROLE_BINDING_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    PERMISSION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    permission: _builtins.str
+    """The pattern of that role that covers the permission."""
+    text: _builtins.str
+    """The same in words."""
+    @_builtins.property
+    def subject(self) -> _rbac_pb2.Subject:
+        """The subject asked about, or SUBJECT_TYPE_ANY, or a group that the step before belongs to."""
+
+    @_builtins.property
+    def role_binding(self) -> _rbac_pb2.RoleBinding:
+        """A binding of the step before."""
+
+    @_builtins.property
+    def role(self) -> _rbac_pb2.Role:
+        """The bound role, or a parent of the step before."""
+
+    def __init__(
+        self,
+        *,
+        subject: _rbac_pb2.Subject | None = ...,
+        role_binding: _rbac_pb2.RoleBinding | None = ...,
+        role: _rbac_pb2.Role | None = ...,
+        permission: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["permission", b"permission", "role", b"role", "role_binding", b"role_binding", "step", b"step", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permission", b"permission", "role", b"role", "role_binding", b"role_binding", "step", b"step", "subject", b"subject", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["subject", "role_binding", "role", "permission"]  # noqa: Y015
+    _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
+
+Global___ExplanationStep: _TypeAlias = ExplanationStep  # noqa: Y015
+
+@_typing.final
+class ExplainPermissionResponse(_message.Message):
+    """Why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___CheckPermissionResponse:
+        """The answer, as CheckPermission gives it."""
+
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplanationStep]:
+        """The shortest chain that decides: subject, groups, binding, role, its parents, permission. Empty for a denial that nobody wrote down."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For a denial: what is missing, in words, the nearest first; at most 20."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___CheckPermissionResponse | None = ...,
+        chain: _abc.Iterable[Global___ExplanationStep] | None = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "decision", b"decision", "missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPermissionResponse: _TypeAlias = ExplainPermissionResponse  # noqa: Y015
+
+@_typing.final
+class LookupResourcesRequest(_message.Message):
+    """Asks where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PERMISSION_FIELD_NUMBER: _builtins.int
+    RESOURCE_TYPE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    ACR_FIELD_NUMBER: _builtins.int
+    AUTH_TIME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    permission: _builtins.str
+    """What, as `type.verb`."""
+    resource_type: _builtins.str
+    """The type of the resources, such as `folder`."""
+    page_size: _builtins.int
+    """At most so many; 0 means 50, more than 1000 means 1000. A page may hold fewer, and even none, before the last."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    acr: _builtins.str
+    """The authentication context class of the subject's login."""
+    tenant_id: _builtins.str
+    """Peers only: the tenant."""
+    @_builtins.property
+    def subject(self) -> _rbac_pb2.Subject:
+        """Who."""
+
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    @_builtins.property
+    def context(self) -> _struct_pb2.Struct:
+        """What conditions may look at, as `context`; at most 8 KiB."""
+
+    @_builtins.property
+    def auth_time(self) -> _timestamp_pb2.Timestamp:
+        """When the subject logged in."""
+
+    def __init__(
+        self,
+        *,
+        subject: _rbac_pb2.Subject | None = ...,
+        permission: _builtins.str = ...,
+        resource_type: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+        context: _struct_pb2.Struct | None = ...,
+        acr: _builtins.str = ...,
+        auth_time: _timestamp_pb2.Timestamp | None = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth_time", b"auth_time", "consistency", b"consistency", "context", b"context", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acr", b"acr", "auth_time", b"auth_time", "consistency", b"consistency", "context", b"context", "page_size", b"page_size", "page_token", b"page_token", "permission", b"permission", "resource_type", b"resource_type", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookupResourcesRequest: _TypeAlias = LookupResourcesRequest  # noqa: Y015
+
+@_typing.final
+class LookupResourcesResponse(_message.Message):
+    """A page of resources."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    ALL_RESOURCES_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    all_resources: _builtins.bool
+    """The subject holds the permission in the whole tenant: also at resources that rbac was never told of, unless a binding denies it there."""
+    consistency_token: _builtins.str
+    """The state that the page comes from."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundResource]:
+        """By name. Only resources that rbac knows: those with a parent, those that are one, and those that a role is bound at."""
+
+    def __init__(
+        self,
+        *,
+        resources: _abc.Iterable[Global___FoundResource] | None = ...,
+        all_resources: _builtins.bool = ...,
+        consistency_token: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_resources", b"all_resources", "consistency_token", b"consistency_token", "next_page_token", b"next_page_token", "resources", b"resources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookupResourcesResponse: _TypeAlias = LookupResourcesResponse  # noqa: Y015
+
+@_typing.final
+class FoundResource(_message.Message):
+    """A resource, and on what terms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """`type/id`."""
+    decision: Global___Decision.ValueType
+    """ALLOW, CONDITIONAL or STEP_UP_REQUIRED."""
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        decision: Global___Decision.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "resource", b"resource"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoundResource: _TypeAlias = FoundResource  # noqa: Y015
+
+@_typing.final
+class LookupSubjectsRequest(_message.Message):
+    """Asks who."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMISSION_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    SUBJECT_TYPE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    permission: _builtins.str
+    """What, as `type.verb`."""
+    resource: _builtins.str
+    """Where, as `type/id`; empty asks about the whole tenant."""
+    subject_type: _rbac_pb2.SubjectType.ValueType
+    """SUBJECT_TYPE_USER or SUBJECT_TYPE_CLIENT; unset for both."""
+    page_size: _builtins.int
+    """At most so many; 0 means 50, more than 1000 means 1000. A page may hold fewer, and even none, before the last."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    tenant_id: _builtins.str
+    """Peers only: the tenant."""
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh the answer must be."""
+
+    @_builtins.property
+    def context(self) -> _struct_pb2.Struct:
+        """What conditions may look at, as `context`; at most 8 KiB."""
+
+    def __init__(
+        self,
+        *,
+        permission: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        subject_type: _rbac_pb2.SubjectType.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
+        context: _struct_pb2.Struct | None = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "context", b"context", "page_size", b"page_size", "page_token", b"page_token", "permission", b"permission", "resource", b"resource", "subject_type", b"subject_type", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookupSubjectsRequest: _TypeAlias = LookupSubjectsRequest  # noqa: Y015
+
+@_typing.final
+class LookupSubjectsResponse(_message.Message):
+    """A page of subjects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    ALL_SUBJECTS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    all_subjects: _builtins.bool
+    """Every user and client of the tenant holds it by a binding to SUBJECT_TYPE_ANY, unless a binding denies it to him; those listed are only the known ones."""
+    consistency_token: _builtins.str
+    """The state that the page comes from."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundSubject]:
+        """By type and id."""
+
+    def __init__(
+        self,
+        *,
+        subjects: _abc.Iterable[Global___FoundSubject] | None = ...,
+        all_subjects: _builtins.bool = ...,
+        consistency_token: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_subjects", b"all_subjects", "consistency_token", b"consistency_token", "next_page_token", b"next_page_token", "subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookupSubjectsResponse: _TypeAlias = LookupSubjectsResponse  # noqa: Y015
+
+@_typing.final
+class FoundSubject(_message.Message):
+    """A subject, and on what terms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    decision: Global___Decision.ValueType
+    """ALLOW, CONDITIONAL or STEP_UP_REQUIRED."""
+    @_builtins.property
+    def subject(self) -> _rbac_pb2.Subject:
+        """A user or client."""
+
+    def __init__(
+        self,
+        *,
+        subject: _rbac_pb2.Subject | None = ...,
+        decision: Global___Decision.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoundSubject: _TypeAlias = FoundSubject  # noqa: Y015
+
+@_typing.final
+class WatchPermissionsRequest(_message.Message):
+    """Asks to be told of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The cursor of the last answer that was taken in; empty begins now, with a checkpoint that says from where on."""
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPermissionsRequest: _TypeAlias = WatchPermissionsRequest  # noqa: Y015
+
+@_typing.final
+class WatchPermissionsResponse(_message.Message):
+    """What happened, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Checkpoint(_message.Message):
+        """Nothing is missing."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ELAPSED_FIELD_NUMBER: _builtins.int
+        CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+        consistency_token: _builtins.str
+        """The state that everything told until here leads to. An instance may still answer from before a change that was told but not yet acknowledged:
+        whoever keeps answers asks for this state at least.
+        """
+        @_builtins.property
+        def elapsed(self) -> _duration_pb2.Duration:
+            """When that was, counted from the arrival of the request by the server's monotonic clock. So a caller that noted when it sent the request knows
+            how stale it is at most, without comparing clocks, and a checkpoint that lay in a buffer makes nothing look younger.
+            """
+
+        def __init__(
+            self,
+            *,
+            elapsed: _duration_pb2.Duration | None = ...,
+            consistency_token: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "elapsed", b"elapsed"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Reset(_message.Message):
+        """Something may be missing."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where to resume after this."""
+    @_builtins.property
+    def change(self) -> Global___PermissionChange:
+        """A change of the policy."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___WatchPermissionsResponse.Checkpoint:
+        """Every change that was acknowledged before this was sent has been told. Sent at least once a second."""
+
+    @_builtins.property
+    def reset(self) -> Global___WatchPermissionsResponse.Reset:
+        """The cursor is too old, or not of this deployment: forget everything that was remembered. Goes on from here."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___PermissionChange | None = ...,
+        checkpoint: Global___WatchPermissionsResponse.Checkpoint | None = ...,
+        reset: Global___WatchPermissionsResponse.Reset | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "checkpoint", b"checkpoint", "event", b"event", "reset", b"reset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "checkpoint", b"checkpoint", "cursor", b"cursor", "event", b"event", "reset", b"reset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["change", "checkpoint", "reset"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchPermissionsResponse: _TypeAlias = WatchPermissionsResponse  # noqa: Y015
+
+@_typing.final
+class PermissionChange(_message.Message):
+    """Whose permissions a change touched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    ALL_SUBJECTS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    all_subjects: _builtins.bool
+    """More than 1000: anybody's in the tenant."""
+    consistency_token: _builtins.str
+    """The state that includes the change."""
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedCompositeFieldContainer[_rbac_pb2.Subject]:
+        """Users, clients, or SUBJECT_TYPE_ANY, at most 1000. Empty with all_subjects."""
+
+    def __init__(
+        self,
+        *,
+        subjects: _abc.Iterable[_rbac_pb2.Subject] | None = ...,
+        all_subjects: _builtins.bool = ...,
+        consistency_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_subjects", b"all_subjects", "consistency_token", b"consistency_token", "subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PermissionChange: _TypeAlias = PermissionChange  # noqa: Y015

@@ -55,6 +55,26 @@ class PermissionServiceStub:
                 request_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ListSubjectPermissionsRequest.SerializeToString,
                 response_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ListSubjectPermissionsResponse.FromString,
                 _registered_method=True)
+        self.ExplainPermission = channel.unary_unary(
+                '/watchword.rbac.v1.PermissionService/ExplainPermission',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ExplainPermissionRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ExplainPermissionResponse.FromString,
+                _registered_method=True)
+        self.LookupResources = channel.unary_unary(
+                '/watchword.rbac.v1.PermissionService/LookupResources',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupResourcesRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupResourcesResponse.FromString,
+                _registered_method=True)
+        self.LookupSubjects = channel.unary_unary(
+                '/watchword.rbac.v1.PermissionService/LookupSubjects',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupSubjectsRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupSubjectsResponse.FromString,
+                _registered_method=True)
+        self.WatchPermissions = channel.unary_stream(
+                '/watchword.rbac.v1.PermissionService/WatchPermissions',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.WatchPermissionsRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.WatchPermissionsResponse.FromString,
+                _registered_method=True)
 
 
 class PermissionServiceServicer:
@@ -89,6 +109,34 @@ class PermissionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainPermission(self, request, context):
+        """Why may this subject do this, or why not? The shortest chain from the subject to the permission, or what is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LookupResources(self, request, context):
+        """Where may this subject do this? Resources of one type, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LookupSubjects(self, request, context):
+        """Who may do this here? Users and clients, by type and id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchPermissions(self, request, context):
+        """Tells which subjects each change of the policy touched, from a cursor on, with a checkpoint at least every second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PermissionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +159,26 @@ def add_PermissionServiceServicer_to_server(servicer, server):
                     servicer.ListSubjectPermissions,
                     request_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ListSubjectPermissionsRequest.FromString,
                     response_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ListSubjectPermissionsResponse.SerializeToString,
+            ),
+            'ExplainPermission': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPermission,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ExplainPermissionRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.ExplainPermissionResponse.SerializeToString,
+            ),
+            'LookupResources': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookupResources,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupResourcesRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupResourcesResponse.SerializeToString,
+            ),
+            'LookupSubjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookupSubjects,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupSubjectsRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupSubjectsResponse.SerializeToString,
+            ),
+            'WatchPermissions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPermissions,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.WatchPermissionsRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_permission__pb2.WatchPermissionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +290,114 @@ class PermissionService:
             '/watchword.rbac.v1.PermissionService/ListSubjectPermissions',
             watchword_dot_rbac_dot_v1_dot_permission__pb2.ListSubjectPermissionsRequest.SerializeToString,
             watchword_dot_rbac_dot_v1_dot_permission__pb2.ListSubjectPermissionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPermission(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.PermissionService/ExplainPermission',
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.ExplainPermissionRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.ExplainPermissionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookupResources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.PermissionService/LookupResources',
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupResourcesRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookupSubjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.PermissionService/LookupSubjects',
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupSubjectsRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.LookupSubjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPermissions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/watchword.rbac.v1.PermissionService/WatchPermissions',
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.WatchPermissionsRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_permission__pb2.WatchPermissionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,14 @@ class PermissionServiceStub:
     """May this subject act upon that one? Nobody changes an account that can do more than oneself."""
     ListSubjectPermissions: _grpc.UnaryUnaryMultiCallable[_permission_pb2.ListSubjectPermissionsRequest, _permission_pb2.ListSubjectPermissionsResponse]
     """What may this subject do? Its grants, with the roles that they come from."""
+    ExplainPermission: _grpc.UnaryUnaryMultiCallable[_permission_pb2.ExplainPermissionRequest, _permission_pb2.ExplainPermissionResponse]
+    """Why may this subject do this, or why not? The shortest chain from the subject to the permission, or what is missing."""
+    LookupResources: _grpc.UnaryUnaryMultiCallable[_permission_pb2.LookupResourcesRequest, _permission_pb2.LookupResourcesResponse]
+    """Where may this subject do this? Resources of one type, by name."""
+    LookupSubjects: _grpc.UnaryUnaryMultiCallable[_permission_pb2.LookupSubjectsRequest, _permission_pb2.LookupSubjectsResponse]
+    """Who may do this here? Users and clients, by type and id."""
+    WatchPermissions: _grpc.UnaryStreamMultiCallable[_permission_pb2.WatchPermissionsRequest, _permission_pb2.WatchPermissionsResponse]
+    """Tells which subjects each change of the policy touched, from a cursor on, with a checkpoint at least every second."""
 
 @_typing.type_check_only
 class PermissionServiceAsyncStub(PermissionServiceStub):
@@ -55,6 +63,14 @@ class PermissionServiceAsyncStub(PermissionServiceStub):
     """May this subject act upon that one? Nobody changes an account that can do more than oneself."""
     ListSubjectPermissions: _aio.UnaryUnaryMultiCallable[_permission_pb2.ListSubjectPermissionsRequest, _permission_pb2.ListSubjectPermissionsResponse]  # type: ignore[assignment]
     """What may this subject do? Its grants, with the roles that they come from."""
+    ExplainPermission: _aio.UnaryUnaryMultiCallable[_permission_pb2.ExplainPermissionRequest, _permission_pb2.ExplainPermissionResponse]  # type: ignore[assignment]
+    """Why may this subject do this, or why not? The shortest chain from the subject to the permission, or what is missing."""
+    LookupResources: _aio.UnaryUnaryMultiCallable[_permission_pb2.LookupResourcesRequest, _permission_pb2.LookupResourcesResponse]  # type: ignore[assignment]
+    """Where may this subject do this? Resources of one type, by name."""
+    LookupSubjects: _aio.UnaryUnaryMultiCallable[_permission_pb2.LookupSubjectsRequest, _permission_pb2.LookupSubjectsResponse]  # type: ignore[assignment]
+    """Who may do this here? Users and clients, by type and id."""
+    WatchPermissions: _aio.UnaryStreamMultiCallable[_permission_pb2.WatchPermissionsRequest, _permission_pb2.WatchPermissionsResponse]  # type: ignore[assignment]
+    """Tells which subjects each change of the policy touched, from a cursor on, with a checkpoint at least every second."""
 
 class PermissionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Says who may do what. A refusal is an answer, never an error."""
@@ -90,5 +106,37 @@ class PermissionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_permission_pb2.ListSubjectPermissionsResponse, _abc.Awaitable[_permission_pb2.ListSubjectPermissionsResponse]]:
         """What may this subject do? Its grants, with the roles that they come from."""
+
+    @_abc_1.abstractmethod
+    def ExplainPermission(
+        self,
+        request: _permission_pb2.ExplainPermissionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_pb2.ExplainPermissionResponse, _abc.Awaitable[_permission_pb2.ExplainPermissionResponse]]:
+        """Why may this subject do this, or why not? The shortest chain from the subject to the permission, or what is missing."""
+
+    @_abc_1.abstractmethod
+    def LookupResources(
+        self,
+        request: _permission_pb2.LookupResourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_pb2.LookupResourcesResponse, _abc.Awaitable[_permission_pb2.LookupResourcesResponse]]:
+        """Where may this subject do this? Resources of one type, by name."""
+
+    @_abc_1.abstractmethod
+    def LookupSubjects(
+        self,
+        request: _permission_pb2.LookupSubjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_pb2.LookupSubjectsResponse, _abc.Awaitable[_permission_pb2.LookupSubjectsResponse]]:
+        """Who may do this here? Users and clients, by type and id."""
+
+    @_abc_1.abstractmethod
+    def WatchPermissions(
+        self,
+        request: _permission_pb2.WatchPermissionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_permission_pb2.WatchPermissionsResponse], _abc.AsyncIterator[_permission_pb2.WatchPermissionsResponse]]:
+        """Tells which subjects each change of the policy touched, from a cursor on, with a checkpoint at least every second."""
 
 def add_PermissionServiceServicer_to_server(servicer: PermissionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,6 +5,7 @@ Roles, bindings, groups."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -35,6 +36,8 @@ class _SubjectTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubjectTy
     """A group of subjects."""
     SUBJECT_TYPE_CLIENT: _SubjectType.ValueType  # 3
     """An OAuth client."""
+    SUBJECT_TYPE_ANY: _SubjectType.ValueType  # 4
+    """Every user and client of the tenant, known or not: `*`. Has no id."""
 
 class SubjectType(_SubjectType, metaclass=_SubjectTypeEnumTypeWrapper):
     """What a subject is."""
@@ -47,7 +50,33 @@ SUBJECT_TYPE_GROUP: SubjectType.ValueType  # 2
 """A group of subjects."""
 SUBJECT_TYPE_CLIENT: SubjectType.ValueType  # 3
 """An OAuth client."""
+SUBJECT_TYPE_ANY: SubjectType.ValueType  # 4
+"""Every user and client of the tenant, known or not: `*`. Has no id."""
 Global___SubjectType: _TypeAlias = SubjectType  # noqa: Y015
+
+class _BindingEffect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BindingEffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BindingEffect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BINDING_EFFECT_UNSPECIFIED: _BindingEffect.ValueType  # 0
+    """Allows."""
+    BINDING_EFFECT_ALLOW: _BindingEffect.ValueType  # 1
+    """The subject may do what the role permits."""
+    BINDING_EFFECT_DENY: _BindingEffect.ValueType  # 2
+    """The subject may not do what the role permits, whoever allows it."""
+
+class BindingEffect(_BindingEffect, metaclass=_BindingEffectEnumTypeWrapper):
+    """What a binding does."""
+
+BINDING_EFFECT_UNSPECIFIED: BindingEffect.ValueType  # 0
+"""Allows."""
+BINDING_EFFECT_ALLOW: BindingEffect.ValueType  # 1
+"""The subject may do what the role permits."""
+BINDING_EFFECT_DENY: BindingEffect.ValueType  # 2
+"""The subject may not do what the role permits, whoever allows it."""
+Global___BindingEffect: _TypeAlias = BindingEffect  # noqa: Y015
 
 @_typing.final
 class DeleteSubjectRequest(_message.Message):
@@ -104,6 +133,34 @@ class DeleteSubjectResponse(_message.Message):
 Global___DeleteSubjectResponse: _TypeAlias = DeleteSubjectResponse  # noqa: Y015
 
 @_typing.final
+class StepUp(_message.Message):
+    """How strong a login must be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACR_FIELD_NUMBER: _builtins.int
+    MAX_AGE_FIELD_NUMBER: _builtins.int
+    acr: _builtins.str
+    """The authentication context class at least, one of the deployment's levels such as `pwd` or `mfa`; empty for any."""
+    @_builtins.property
+    def max_age(self) -> _duration_pb2.Duration:
+        """How long ago the login may be at most; unset for any time."""
+
+    def __init__(
+        self,
+        *,
+        acr: _builtins.str = ...,
+        max_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_age", b"max_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acr", b"acr", "max_age", b"max_age"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepUp: _TypeAlias = StepUp  # noqa: Y015
+
+@_typing.final
 class Subject(_message.Message):
     """Somebody who may hold a role."""
 
@@ -114,7 +171,7 @@ class Subject(_message.Message):
     type: Global___SubjectType.ValueType
     """What it is."""
     id: _builtins.str
-    """Its id."""
+    """Its id; empty for SUBJECT_TYPE_ANY."""
     def __init__(
         self,
         *,
@@ -203,12 +260,23 @@ class RoleBinding(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    STEP_UP_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the server."""
     role_id: _builtins.str
     """What is held."""
     resource: _builtins.str
     """Where: a resource `type/id` and all that lies below it; empty for the whole tenant."""
+    effect: Global___BindingEffect.ValueType
+    """Whether it allows or denies. A binding that denies wins."""
+    condition: _builtins.str
+    """A CEL expression of type bool over `context` (a map, from the question) and `now` (a timestamp); empty holds always."""
+    etag: _builtins.str
+    """Changes with each change of the binding."""
     @_builtins.property
     def subject(self) -> Global___Subject:
         """Who holds it."""
@@ -221,6 +289,14 @@ class RoleBinding(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
 
+    @_builtins.property
+    def step_up(self) -> Global___StepUp:
+        """The login that it needs; unset for any. Never of a binding that denies."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last changed."""
+
     def __init__(
         self,
         *,
@@ -230,10 +306,15 @@ class RoleBinding(_message.Message):
         resource: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        effect: Global___BindingEffect.ValueType = ...,
+        condition: _builtins.str = ...,
+        step_up: Global___StepUp | None = ...,
+        etag: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "step_up", b"step_up", "subject", b"subject", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "id", b"id", "resource", b"resource", "role_id", b"role_id", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "create_time", b"create_time", "effect", b"effect", "etag", b"etag", "expire_time", b"expire_time", "id", b"id", "resource", b"resource", "role_id", b"role_id", "step_up", b"step_up", "subject", b"subject", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -249,15 +330,23 @@ class Group(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the server."""
     name: _builtins.str
     """Unique in the tenant."""
     description: _builtins.str
     """For people."""
+    etag: _builtins.str
+    """Changes with each change of the name or description."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When the name or description was last changed."""
 
     def __init__(
         self,
@@ -266,14 +355,96 @@ class Group(_message.Message):
         name: _builtins.str = ...,
         description: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "id", b"id", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "id", b"id", "name", b"name", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Group: _TypeAlias = Group  # noqa: Y015
+
+@_typing.final
+class Impact(_message.Message):
+    """What a change does, or would do, to what subjects may do. Told of every change that was only validated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_COUNT_FIELD_NUMBER: _builtins.int
+    GAINING_COUNT_FIELD_NUMBER: _builtins.int
+    LOSING_COUNT_FIELD_NUMBER: _builtins.int
+    GAINS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    subject_count: _builtins.int
+    """How many users and clients the change touches; if `truncated`, at least so many."""
+    gaining_count: _builtins.int
+    """How many of them gain something, and how many lose something. One can do both."""
+    losing_count: _builtins.int
+    """How many lose something."""
+    truncated: _builtins.bool
+    """More subjects were touched than were looked at: the counts are lower bounds."""
+    @_builtins.property
+    def gains(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubjectImpact]:
+        """What they gain, for at most 100 of them."""
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubjectImpact]:
+        """What they lose, for at most 100 of them."""
+
+    def __init__(
+        self,
+        *,
+        subject_count: _builtins.int = ...,
+        gaining_count: _builtins.int = ...,
+        losing_count: _builtins.int = ...,
+        gains: _abc.Iterable[Global___SubjectImpact] | None = ...,
+        losses: _abc.Iterable[Global___SubjectImpact] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gaining_count", b"gaining_count", "gains", b"gains", "losing_count", b"losing_count", "losses", b"losses", "subject_count", b"subject_count", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Impact: _TypeAlias = Impact  # noqa: Y015
+
+@_typing.final
+class SubjectImpact(_message.Message):
+    """What one subject gains or loses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """Where; empty for the whole tenant."""
+    @_builtins.property
+    def subject(self) -> Global___Subject:
+        """Who: a user, client, or SUBJECT_TYPE_ANY."""
+
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Permission patterns, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        subject: Global___Subject | None = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        resource: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions", "resource", b"resource", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubjectImpact: _TypeAlias = SubjectImpact  # noqa: Y015
 
 @_typing.final
 class CreateRoleRequest(_message.Message):
@@ -286,12 +457,15 @@ class CreateRoleRequest(_message.Message):
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     PARENT_ROLE_IDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the tenant, such as `invoice.clerk`."""
     description: _builtins.str
     """For people."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Permission patterns."""
@@ -308,10 +482,11 @@ class CreateRoleRequest(_message.Message):
         permissions: _abc.Iterable[_builtins.str] | None = ...,
         parent_role_ids: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parent_role_ids", b"parent_role_ids", "permissions", b"permissions", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parent_role_ids", b"parent_role_ids", "permissions", b"permissions", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -325,21 +500,27 @@ class CreateRoleResponse(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
     @_builtins.property
     def role(self) -> Global___Role:
         """The role."""
 
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         role: Global___Role | None = ...,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact", "role", b"role"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,12 +637,15 @@ class UpdateRoleRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     role_id: _builtins.str
     """Which."""
     etag: _builtins.str
     """If set, the change is made only if this is still the role's etag."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     @_builtins.property
     def role(self) -> Global___RoleUpdate:
         """The new values: of name, description, permissions, parent_role_ids."""
@@ -478,10 +662,11 @@ class UpdateRoleRequest(_message.Message):
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "role", b"role", "role_id", b"role_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "role", b"role", "role_id", b"role_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,21 +718,27 @@ class UpdateRoleResponse(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
     @_builtins.property
     def role(self) -> Global___Role:
         """The role."""
 
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         role: Global___Role | None = ...,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact", "role", b"role"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -562,22 +753,26 @@ class DeleteRoleRequest(_message.Message):
     ROLE_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     role_id: _builtins.str
     """Which."""
     etag: _builtins.str
     """If set, the role is deleted only if this is still its etag."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     def __init__(
         self,
         *,
         role_id: _builtins.str = ...,
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "role_id", b"role_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "role_id", b"role_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,16 +785,22 @@ class DeleteRoleResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -618,6 +819,10 @@ class CreateRoleBindingRequest(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    STEP_UP_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     role_id: _builtins.str
     """What, by id. One of role_id and role_name must be set."""
     role_name: _builtins.str
@@ -628,6 +833,12 @@ class CreateRoleBindingRequest(_message.Message):
     """Peers only: the tenant."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    effect: Global___BindingEffect.ValueType
+    """Whether it allows or denies; unset allows."""
+    condition: _builtins.str
+    """A CEL expression of type bool over `context` and `now`; empty holds always."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     @_builtins.property
     def subject(self) -> Global___Subject:
         """To whom."""
@@ -635,6 +846,10 @@ class CreateRoleBindingRequest(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when; unset for ever."""
+
+    @_builtins.property
+    def step_up(self) -> Global___StepUp:
+        """The login that it needs; unset for any. Not for a binding that denies."""
 
     def __init__(
         self,
@@ -646,10 +861,14 @@ class CreateRoleBindingRequest(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         tenant_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        effect: Global___BindingEffect.ValueType = ...,
+        condition: _builtins.str = ...,
+        step_up: Global___StepUp | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "step_up", b"step_up", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "request_id", b"request_id", "resource", b"resource", "role_id", b"role_id", "role_name", b"role_name", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "effect", b"effect", "expire_time", b"expire_time", "request_id", b"request_id", "resource", b"resource", "role_id", b"role_id", "role_name", b"role_name", "step_up", b"step_up", "subject", b"subject", "tenant_id", b"tenant_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -663,21 +882,27 @@ class CreateRoleBindingResponse(_message.Message):
 
     ROLE_BINDING_FIELD_NUMBER: _builtins.int
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
     @_builtins.property
     def role_binding(self) -> Global___RoleBinding:
         """The binding."""
 
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         role_binding: Global___RoleBinding | None = ...,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["role_binding", b"role_binding"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact", "role_binding", b"role_binding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "role_binding", b"role_binding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact", "role_binding", b"role_binding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -799,19 +1024,27 @@ class DeleteRoleBindingRequest(_message.Message):
 
     ROLE_BINDING_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     role_binding_id: _builtins.str
     """Which binding."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    etag: _builtins.str
+    """If set, the binding is deleted only if this is still its etag."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     def __init__(
         self,
         *,
         role_binding_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "role_binding_id", b"role_binding_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "role_binding_id", b"role_binding_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -824,16 +1057,22 @@ class DeleteRoleBindingResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -848,22 +1087,26 @@ class CreateGroupRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the tenant."""
     description: _builtins.str
     """For people."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         description: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -877,21 +1120,27 @@ class CreateGroupResponse(_message.Message):
 
     GROUP_FIELD_NUMBER: _builtins.int
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
     @_builtins.property
     def group(self) -> Global___Group:
         """The group."""
 
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         group: Global___Group | None = ...,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "impact", b"impact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "group", b"group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "group", b"group", "impact", b"impact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1005,19 +1254,27 @@ class DeleteGroupRequest(_message.Message):
 
     GROUP_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     """Which."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    etag: _builtins.str
+    """If set, the group is deleted only if this is still its etag."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     def __init__(
         self,
         *,
         group_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "group_id", b"group_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1030,16 +1287,22 @@ class DeleteGroupResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1054,10 +1317,13 @@ class AddGroupMemberRequest(_message.Message):
     GROUP_ID_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     """Into which."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     @_builtins.property
     def member(self) -> Global___Subject:
         """Whom."""
@@ -1068,10 +1334,11 @@ class AddGroupMemberRequest(_message.Message):
         group_id: _builtins.str = ...,
         member: Global___Subject | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "member", b"member", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "member", b"member", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1084,16 +1351,22 @@ class AddGroupMemberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1108,10 +1381,13 @@ class RemoveGroupMemberRequest(_message.Message):
     GROUP_ID_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     """Out of which."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     @_builtins.property
     def member(self) -> Global___Subject:
         """Whom."""
@@ -1122,10 +1398,11 @@ class RemoveGroupMemberRequest(_message.Message):
         group_id: _builtins.str = ...,
         member: Global___Subject | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "member", b"member", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "member", b"member", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1138,16 +1415,22 @@ class RemoveGroupMemberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1220,22 +1503,26 @@ class SetResourceParentRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
     """`type/id`."""
     parent: _builtins.str
     """`type/id`; empty makes the resource a root."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
     def __init__(
         self,
         *,
         resource: _builtins.str = ...,
         parent: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "resource", b"resource", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1248,16 +1535,22 @@ class SetResourceParentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
     def __init__(
         self,
         *,
         consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1310,3 +1603,347 @@ class GetResourceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetResourceResponse: _TypeAlias = GetResourceResponse  # noqa: Y015
+
+@_typing.final
+class BatchCreateRoleBindingsRequest(_message.Message):
+    """Gives many roles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateRoleBindingRequest]:
+        """The bindings, at most 1000. Their request_id, tenant_id and validate_only must be unset."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___CreateRoleBindingRequest] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "requests", b"requests", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreateRoleBindingsRequest: _TypeAlias = BatchCreateRoleBindingsRequest  # noqa: Y015
+
+@_typing.final
+class BatchCreateRoleBindingsResponse(_message.Message):
+    """The new bindings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_BINDINGS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
+    consistency_token: _builtins.str
+    """A consistency token of this change."""
+    @_builtins.property
+    def role_bindings(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleBinding]:
+        """In the order of the requests."""
+
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
+    def __init__(
+        self,
+        *,
+        role_bindings: _abc.Iterable[Global___RoleBinding] | None = ...,
+        consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact", "role_bindings", b"role_bindings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreateRoleBindingsResponse: _TypeAlias = BatchCreateRoleBindingsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateRoleBindingRequest(_message.Message):
+    """Changes a binding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_BINDING_ID_FIELD_NUMBER: _builtins.int
+    ROLE_BINDING_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    role_binding_id: _builtins.str
+    """Which."""
+    etag: _builtins.str
+    """If set, the change is made only if this is still the binding's etag."""
+    request_id: _builtins.str
+    """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
+    @_builtins.property
+    def role_binding(self) -> Global___RoleBindingUpdate:
+        """The new values: of expire_time, condition, step_up."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of them to take. Unset: those that are not empty."""
+
+    def __init__(
+        self,
+        *,
+        role_binding_id: _builtins.str = ...,
+        role_binding: Global___RoleBindingUpdate | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["role_binding", b"role_binding", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "role_binding", b"role_binding", "role_binding_id", b"role_binding_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRoleBindingRequest: _TypeAlias = UpdateRoleBindingRequest  # noqa: Y015
+
+@_typing.final
+class RoleBindingUpdate(_message.Message):
+    """What of a binding may be changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    STEP_UP_FIELD_NUMBER: _builtins.int
+    condition: _builtins.str
+    """A CEL expression of type bool over `context` and `now`; empty holds always."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when; unset for ever."""
+
+    @_builtins.property
+    def step_up(self) -> Global___StepUp:
+        """The login that it needs; unset for any."""
+
+    def __init__(
+        self,
+        *,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        condition: _builtins.str = ...,
+        step_up: Global___StepUp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "step_up", b"step_up"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "expire_time", b"expire_time", "step_up", b"step_up"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleBindingUpdate: _TypeAlias = RoleBindingUpdate  # noqa: Y015
+
+@_typing.final
+class UpdateRoleBindingResponse(_message.Message):
+    """The changed binding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_BINDING_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
+    consistency_token: _builtins.str
+    """A consistency token of this change."""
+    @_builtins.property
+    def role_binding(self) -> Global___RoleBinding:
+        """The binding."""
+
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
+    def __init__(
+        self,
+        *,
+        role_binding: Global___RoleBinding | None = ...,
+        consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact", "role_binding", b"role_binding"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact", "role_binding", b"role_binding"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRoleBindingResponse: _TypeAlias = UpdateRoleBindingResponse  # noqa: Y015
+
+@_typing.final
+class UpdateGroupRequest(_message.Message):
+    """Changes a group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    """Which."""
+    etag: _builtins.str
+    """If set, the change is made only if this is still the group's etag."""
+    request_id: _builtins.str
+    """A UUID chosen by the caller: the same id gives the same result for 24 h."""
+    validate_only: _builtins.bool
+    """Change nothing, and answer what would change: see `impact`."""
+    @_builtins.property
+    def group(self) -> Global___GroupUpdate:
+        """The new values: of name, description."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of them to take. Unset: those that are not empty."""
+
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        group: Global___GroupUpdate | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "group", b"group", "group_id", b"group_id", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateGroupRequest: _TypeAlias = UpdateGroupRequest  # noqa: Y015
+
+@_typing.final
+class GroupUpdate(_message.Message):
+    """What of a group may be changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Unique in the tenant."""
+    description: _builtins.str
+    """For people."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupUpdate: _TypeAlias = GroupUpdate  # noqa: Y015
+
+@_typing.final
+class UpdateGroupResponse(_message.Message):
+    """The changed group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
+    consistency_token: _builtins.str
+    """A consistency token of this change."""
+    @_builtins.property
+    def group(self) -> Global___Group:
+        """The group."""
+
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Who gains and loses what; only of a change that was validated only."""
+
+    def __init__(
+        self,
+        *,
+        group: Global___Group | None = ...,
+        consistency_token: _builtins.str = ...,
+        impact: Global___Impact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "impact", b"impact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "group", b"group", "impact", b"impact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateGroupResponse: _TypeAlias = UpdateGroupResponse  # noqa: Y015
+
+@_typing.final
+class ListResourcesRequest(_message.Message):
+    """Asks for a page of resources."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    parent: _builtins.str
+    """Only those directly below this one."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResourcesRequest: _TypeAlias = ListResourcesRequest  # noqa: Y015
+
+@_typing.final
+class ListResourcesResponse(_message.Message):
+    """A page of resources."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetResourceResponse]:
+        """The resources with their parents, by name."""
+
+    def __init__(
+        self,
+        *,
+        resources: _abc.Iterable[Global___GetResourceResponse] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "resources", b"resources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResourcesResponse: _TypeAlias = ListResourcesResponse  # noqa: Y015

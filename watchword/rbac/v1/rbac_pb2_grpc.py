@@ -292,6 +292,16 @@ class RoleBindingServiceStub:
                 request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.CreateRoleBindingRequest.SerializeToString,
                 response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.CreateRoleBindingResponse.FromString,
                 _registered_method=True)
+        self.BatchCreateRoleBindings = channel.unary_unary(
+                '/watchword.rbac.v1.RoleBindingService/BatchCreateRoleBindings',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.BatchCreateRoleBindingsRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.BatchCreateRoleBindingsResponse.FromString,
+                _registered_method=True)
+        self.UpdateRoleBinding = channel.unary_unary(
+                '/watchword.rbac.v1.RoleBindingService/UpdateRoleBinding',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateRoleBindingRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateRoleBindingResponse.FromString,
+                _registered_method=True)
         self.GetRoleBinding = channel.unary_unary(
                 '/watchword.rbac.v1.RoleBindingService/GetRoleBinding',
                 request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.GetRoleBindingRequest.SerializeToString,
@@ -320,6 +330,20 @@ class RoleBindingServiceServicer:
 
     def CreateRoleBinding(self, request, context):
         """Gives a role to a subject.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateRoleBindings(self, request, context):
+        """Gives up to 1000 roles, all or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRoleBinding(self, request, context):
+        """Changes when a binding ends, on what condition it holds, and how strong a login it needs. Who, what and where never change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -360,6 +384,16 @@ def add_RoleBindingServiceServicer_to_server(servicer, server):
                     servicer.CreateRoleBinding,
                     request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.CreateRoleBindingRequest.FromString,
                     response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.CreateRoleBindingResponse.SerializeToString,
+            ),
+            'BatchCreateRoleBindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateRoleBindings,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.BatchCreateRoleBindingsRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.BatchCreateRoleBindingsResponse.SerializeToString,
+            ),
+            'UpdateRoleBinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRoleBinding,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateRoleBindingRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateRoleBindingResponse.SerializeToString,
             ),
             'GetRoleBinding': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRoleBinding,
@@ -410,6 +444,60 @@ class RoleBindingService:
             '/watchword.rbac.v1.RoleBindingService/CreateRoleBinding',
             watchword_dot_rbac_dot_v1_dot_rbac__pb2.CreateRoleBindingRequest.SerializeToString,
             watchword_dot_rbac_dot_v1_dot_rbac__pb2.CreateRoleBindingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateRoleBindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.RoleBindingService/BatchCreateRoleBindings',
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.BatchCreateRoleBindingsRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.BatchCreateRoleBindingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateRoleBinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.RoleBindingService/UpdateRoleBinding',
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateRoleBindingRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateRoleBindingResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -554,6 +642,11 @@ class GroupServiceStub:
                 request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListGroupsRequest.SerializeToString,
                 response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListGroupsResponse.FromString,
                 _registered_method=True)
+        self.UpdateGroup = channel.unary_unary(
+                '/watchword.rbac.v1.GroupService/UpdateGroup',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateGroupRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateGroupResponse.FromString,
+                _registered_method=True)
         self.DeleteGroup = channel.unary_unary(
                 '/watchword.rbac.v1.GroupService/DeleteGroup',
                 request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.DeleteGroupRequest.SerializeToString,
@@ -596,6 +689,13 @@ class GroupServiceServicer:
 
     def ListGroups(self, request, context):
         """Lists groups by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateGroup(self, request, context):
+        """Changes a group's name or description.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -646,6 +746,11 @@ def add_GroupServiceServicer_to_server(servicer, server):
                     servicer.ListGroups,
                     request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListGroupsRequest.FromString,
                     response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListGroupsResponse.SerializeToString,
+            ),
+            'UpdateGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateGroup,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateGroupRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateGroupResponse.SerializeToString,
             ),
             'DeleteGroup': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteGroup,
@@ -750,6 +855,33 @@ class GroupService:
             '/watchword.rbac.v1.GroupService/ListGroups',
             watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListGroupsRequest.SerializeToString,
             watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.GroupService/UpdateGroup',
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateGroupRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.UpdateGroupResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -889,6 +1021,11 @@ class ResourceServiceStub:
                 request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.GetResourceRequest.SerializeToString,
                 response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.GetResourceResponse.FromString,
                 _registered_method=True)
+        self.ListResources = channel.unary_unary(
+                '/watchword.rbac.v1.ResourceService/ListResources',
+                request_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListResourcesRequest.SerializeToString,
+                response_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListResourcesResponse.FromString,
+                _registered_method=True)
 
 
 class ResourceServiceServicer:
@@ -909,6 +1046,13 @@ class ResourceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListResources(self, request, context):
+        """Lists resources that have a parent, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ResourceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -921,6 +1065,11 @@ def add_ResourceServiceServicer_to_server(servicer, server):
                     servicer.GetResource,
                     request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.GetResourceRequest.FromString,
                     response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.GetResourceResponse.SerializeToString,
+            ),
+            'ListResources': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListResources,
+                    request_deserializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListResourcesRequest.FromString,
+                    response_serializer=watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListResourcesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -978,6 +1127,33 @@ class ResourceService:
             '/watchword.rbac.v1.ResourceService/GetResource',
             watchword_dot_rbac_dot_v1_dot_rbac__pb2.GetResourceRequest.SerializeToString,
             watchword_dot_rbac_dot_v1_dot_rbac__pb2.GetResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListResources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.rbac.v1.ResourceService/ListResources',
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListResourcesRequest.SerializeToString,
+            watchword_dot_rbac_dot_v1_dot_rbac__pb2.ListResourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

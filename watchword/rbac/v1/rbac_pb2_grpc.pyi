@@ -114,6 +114,10 @@ class RoleBindingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RoleBindingServiceAsyncStub: ...
     CreateRoleBinding: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.CreateRoleBindingRequest, _rbac_pb2.CreateRoleBindingResponse]
     """Gives a role to a subject."""
+    BatchCreateRoleBindings: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.BatchCreateRoleBindingsRequest, _rbac_pb2.BatchCreateRoleBindingsResponse]
+    """Gives up to 1000 roles, all or none."""
+    UpdateRoleBinding: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.UpdateRoleBindingRequest, _rbac_pb2.UpdateRoleBindingResponse]
+    """Changes when a binding ends, on what condition it holds, and how strong a login it needs. Who, what and where never change."""
     GetRoleBinding: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.GetRoleBindingRequest, _rbac_pb2.GetRoleBindingResponse]
     """Returns a binding."""
     ListRoleBindings: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.ListRoleBindingsRequest, _rbac_pb2.ListRoleBindingsResponse]
@@ -130,6 +134,10 @@ class RoleBindingServiceAsyncStub(RoleBindingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRoleBinding: _aio.UnaryUnaryMultiCallable[_rbac_pb2.CreateRoleBindingRequest, _rbac_pb2.CreateRoleBindingResponse]  # type: ignore[assignment]
     """Gives a role to a subject."""
+    BatchCreateRoleBindings: _aio.UnaryUnaryMultiCallable[_rbac_pb2.BatchCreateRoleBindingsRequest, _rbac_pb2.BatchCreateRoleBindingsResponse]  # type: ignore[assignment]
+    """Gives up to 1000 roles, all or none."""
+    UpdateRoleBinding: _aio.UnaryUnaryMultiCallable[_rbac_pb2.UpdateRoleBindingRequest, _rbac_pb2.UpdateRoleBindingResponse]  # type: ignore[assignment]
+    """Changes when a binding ends, on what condition it holds, and how strong a login it needs. Who, what and where never change."""
     GetRoleBinding: _aio.UnaryUnaryMultiCallable[_rbac_pb2.GetRoleBindingRequest, _rbac_pb2.GetRoleBindingResponse]  # type: ignore[assignment]
     """Returns a binding."""
     ListRoleBindings: _aio.UnaryUnaryMultiCallable[_rbac_pb2.ListRoleBindingsRequest, _rbac_pb2.ListRoleBindingsResponse]  # type: ignore[assignment]
@@ -149,6 +157,22 @@ class RoleBindingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rbac_pb2.CreateRoleBindingResponse, _abc.Awaitable[_rbac_pb2.CreateRoleBindingResponse]]:
         """Gives a role to a subject."""
+
+    @_abc_1.abstractmethod
+    def BatchCreateRoleBindings(
+        self,
+        request: _rbac_pb2.BatchCreateRoleBindingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rbac_pb2.BatchCreateRoleBindingsResponse, _abc.Awaitable[_rbac_pb2.BatchCreateRoleBindingsResponse]]:
+        """Gives up to 1000 roles, all or none."""
+
+    @_abc_1.abstractmethod
+    def UpdateRoleBinding(
+        self,
+        request: _rbac_pb2.UpdateRoleBindingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rbac_pb2.UpdateRoleBindingResponse, _abc.Awaitable[_rbac_pb2.UpdateRoleBindingResponse]]:
+        """Changes when a binding ends, on what condition it holds, and how strong a login it needs. Who, what and where never change."""
 
     @_abc_1.abstractmethod
     def GetRoleBinding(
@@ -197,6 +221,8 @@ class GroupServiceStub:
     """Returns a group."""
     ListGroups: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.ListGroupsRequest, _rbac_pb2.ListGroupsResponse]
     """Lists groups by name."""
+    UpdateGroup: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.UpdateGroupRequest, _rbac_pb2.UpdateGroupResponse]
+    """Changes a group's name or description."""
     DeleteGroup: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.DeleteGroupRequest, _rbac_pb2.DeleteGroupResponse]
     """Deletes a group with its memberships and bindings."""
     AddGroupMember: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.AddGroupMemberRequest, _rbac_pb2.AddGroupMemberResponse]
@@ -217,6 +243,8 @@ class GroupServiceAsyncStub(GroupServiceStub):
     """Returns a group."""
     ListGroups: _aio.UnaryUnaryMultiCallable[_rbac_pb2.ListGroupsRequest, _rbac_pb2.ListGroupsResponse]  # type: ignore[assignment]
     """Lists groups by name."""
+    UpdateGroup: _aio.UnaryUnaryMultiCallable[_rbac_pb2.UpdateGroupRequest, _rbac_pb2.UpdateGroupResponse]  # type: ignore[assignment]
+    """Changes a group's name or description."""
     DeleteGroup: _aio.UnaryUnaryMultiCallable[_rbac_pb2.DeleteGroupRequest, _rbac_pb2.DeleteGroupResponse]  # type: ignore[assignment]
     """Deletes a group with its memberships and bindings."""
     AddGroupMember: _aio.UnaryUnaryMultiCallable[_rbac_pb2.AddGroupMemberRequest, _rbac_pb2.AddGroupMemberResponse]  # type: ignore[assignment]
@@ -252,6 +280,14 @@ class GroupServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rbac_pb2.ListGroupsResponse, _abc.Awaitable[_rbac_pb2.ListGroupsResponse]]:
         """Lists groups by name."""
+
+    @_abc_1.abstractmethod
+    def UpdateGroup(
+        self,
+        request: _rbac_pb2.UpdateGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rbac_pb2.UpdateGroupResponse, _abc.Awaitable[_rbac_pb2.UpdateGroupResponse]]:
+        """Changes a group's name or description."""
 
     @_abc_1.abstractmethod
     def DeleteGroup(
@@ -298,6 +334,8 @@ class ResourceServiceStub:
     """Puts a resource below another, or moves it there, or makes it a root."""
     GetResource: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.GetResourceRequest, _rbac_pb2.GetResourceResponse]
     """Returns a resource's parent."""
+    ListResources: _grpc.UnaryUnaryMultiCallable[_rbac_pb2.ListResourcesRequest, _rbac_pb2.ListResourcesResponse]
+    """Lists resources that have a parent, by name."""
 
 @_typing.type_check_only
 class ResourceServiceAsyncStub(ResourceServiceStub):
@@ -308,6 +346,8 @@ class ResourceServiceAsyncStub(ResourceServiceStub):
     """Puts a resource below another, or moves it there, or makes it a root."""
     GetResource: _aio.UnaryUnaryMultiCallable[_rbac_pb2.GetResourceRequest, _rbac_pb2.GetResourceResponse]  # type: ignore[assignment]
     """Returns a resource's parent."""
+    ListResources: _aio.UnaryUnaryMultiCallable[_rbac_pb2.ListResourcesRequest, _rbac_pb2.ListResourcesResponse]  # type: ignore[assignment]
+    """Lists resources that have a parent, by name."""
 
 class ResourceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Resources: where roles are scoped to. Only those with a parent need to be written down."""
@@ -327,5 +367,13 @@ class ResourceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rbac_pb2.GetResourceResponse, _abc.Awaitable[_rbac_pb2.GetResourceResponse]]:
         """Returns a resource's parent."""
+
+    @_abc_1.abstractmethod
+    def ListResources(
+        self,
+        request: _rbac_pb2.ListResourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rbac_pb2.ListResourcesResponse, _abc.Awaitable[_rbac_pb2.ListResourcesResponse]]:
+        """Lists resources that have a parent, by name."""
 
 def add_ResourceServiceServicer_to_server(servicer: ResourceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,62 @@
+"""Guests: instances of one context that follow another's log, and hold a lease there like its own instances.
+
+A guest writes nothing in that context but its row of the table `instance`, so that writers who cannot reach Redis know of it too. It loads no
+snapshot of Postgres: what it holds are answers of that context's instances. Hence a question that those need not ask: what may an instance that
+answers not have applied yet? A guest finds that out as a writer does who wants to say OK.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from structlog.contextvars import bound_contextvars
+
+from services.chassis.coherence import LEASE, RENEW_EVERY, Coherence, Replica, now
+from services.chassis.coherent import CALL_TIMEOUT, CONNECTIONS, failover_lag
+from services.chassis.lease_log import LeaseLog
+from services.chassis.outbox import GuestBook
+from services.chassis.postgres import Database
+from services.chassis.redis import Redis
+from services.chassis.settings import ChassisSettings
+
+
+class Guest:
+    """What a guest knows of the log that it follows.
+
+    settled_after  seconds for which an epoch must be known here before it is sure to name all leases that are believed
+    """
+
+    def __init__(self, coherence: Coherence, *, settled_after: float) -> None:
+        self._coherence = coherence
+        self._settled_after = settled_after
+
+    @property
+    def is_current(self) -> bool:
+        """Whether every change that was acknowledged before this instant was applied here."""
+        return self._coherence.is_current
+
+    @property
+    def unsettled(self) -> int | None:
+        """How many of the last changes applied here could not be acknowledged yet, as far as is known; None while nothing is."""
+        sightings, (epoch, applied) = self._coherence.sightings, self._coherence.position
+        if sightings.epoch != epoch or now() - sightings.epoch_since < self._settled_after:
+            return None
+        return max(0, applied - sightings.floor)
+
+
+@asynccontextmanager
+async def guest_of(context: str, settings: ChassisSettings, database: Database, replica: Replica) -> AsyncIterator[Guest]:
+    """Keep `replica` true to another context's changes while inside. Raises SchemaBehind.
+
+    database  this context's own; its role has rights on the other's table `instance`
+    """
+    await database.require_schema(context)
+    async with (
+        Redis.open(settings, pool_size=CONNECTIONS, timeout=CALL_TIMEOUT, longest_wait=RENEW_EVERY) as redis,
+        AsyncExitStack() as stack,
+    ):
+        book = GuestBook(database, context)
+        coherence = Coherence(LeaseLog(redis, f"{context}:{await book.find_deployment()}"), book, replica, name=settings.INSTANCE_ID)
+        lag = failover_lag(settings.REDIS_URL.get_secret_value()).total_seconds()
+        with bound_contextvars(guest_of=context):  # so say the log lines of its tasks, beside those of this context's own coherence
+            await stack.enter_async_context(coherence.running())
+        yield Guest(coherence, settled_after=LEASE + lag)

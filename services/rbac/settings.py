@@ -1,0 +1,33 @@
+"""What rbac reads beyond the chassis."""
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from services.chassis.settings import ChassisSettings
+from services.rbac.levels import Levels
+from services.rbac.memory import PART_BYTES
+
+
+class RbacSettings(ChassisSettings):
+    """Settings of rbac."""
+
+    ACR_LEVELS: str = "pwd,mfa,hwk"  # the authentication context classes that logins may have, weakest first
+    POLICY_MEMORY: int = Field(64, ge=1, le=65536)  # MiB, about, of policies that an instance remembers
+
+    @property
+    def levels(self) -> Levels:
+        """The classes of logins."""
+        return Levels([part.strip() for part in self.ACR_LEVELS.split(",")])
+
+    @property
+    def policy_weight(self) -> int:
+        """What memory may weigh."""
+        return self.POLICY_MEMORY * 1024 * 1024 // PART_BYTES
+
+    def problems(self) -> Iterator[str]:
+        """Yield what only the settings together show."""
+        yield from super().problems()
+        names = [part.strip() for part in self.ACR_LEVELS.split(",")]
+        if not all(names) or len(set(names)) != len(names):
+            yield "ACR_LEVELS must name each class once, weakest first, with commas between"

@@ -1,0 +1,69 @@
+"""WatchPermissions: what happens to a policy, as protobuf."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from services.chassis.call import Call, Caller
+from services.chassis.coherence import now
+from services.chassis.consistency import ConsistencyTokens
+from services.rbac.messages import wire_subject
+from services.rbac.watch import Complete, Event, Told, Watching
+from watchword.errors import InvalidRequest, ResourceExhausted
+from watchword.rbac.v1 import permission_pb2
+
+MAX_WATCHERS = 5_000  # of one instance
+NO_REVISION = -1
+
+Response = permission_pb2.WatchPermissionsResponse
+
+
+class Authenticator(Protocol):
+    """Says whether a caller's token is still good."""
+
+    async def authenticate(self, token: str) -> Caller:
+        """Raises TokenInvalid."""
+
+
+class WatchServicer:
+    """Serves WatchPermissions. A cursor is a consistency token: of this deployment, of one tenant, at a revision of its policy."""
+
+    def __init__(self, watching: Watching, consistency: ConsistencyTokens, authenticator: Authenticator) -> None:
+        self._watching = watching
+        self._consistency = consistency
+        self._authenticator = authenticator
+        self.watchers = 0
+
+    async def WatchPermissions(self, request: permission_pb2.WatchPermissionsRequest, call: Call) -> AsyncIterator[Response]:
+        """Stream what happens from the cursor on, while the caller's own token is good."""
+        if self.watchers >= MAX_WATCHERS:
+            raise ResourceExhausted("too many watch this instance; try again")
+        began, tenant_id = now(), call.caller.tenant_id
+        self.watchers += 1
+        try:
+            async for event in self._watching.follow(tenant_id, self._since(request.cursor, call)):
+                yield self._response(event, call, began)
+                if isinstance(event, Complete):
+                    await self._authenticator.authenticate(call.caller.token)
+        finally:
+            self.watchers -= 1
+
+    def _since(self, cursor: str, call: Call) -> int | None:
+        """Return the revision of a cursor; None to begin now. One that is not ours is of no revision that ever was: then all is told to be lost."""
+        if not cursor:
+            return None
+        try:
+            return self._consistency.read(cursor, call.caller.tenant_id, "cursor")
+        except InvalidRequest:
+            return NO_REVISION
+
+    def _response(self, event: Event, call: Call, began: float) -> Response:
+        token = self._consistency.write(call.caller.tenant_id, event.revision)
+        if isinstance(event, Told):
+            change = permission_pb2.PermissionChange(all_subjects=event.subjects is None, consistency_token=token)
+            change.subjects.extend(map(wire_subject, event.subjects or ()))
+            return Response(change=change, cursor=token)
+        if isinstance(event, Complete):
+            response = Response(checkpoint=Response.Checkpoint(consistency_token=token), cursor=token)
+            response.checkpoint.elapsed.FromNanoseconds(max(0, int((event.at - began) * 1e9)))
+            return response
+        return Response(reset=Response.Reset(), cursor=token)
