@@ -10,12 +10,14 @@ ALTER TABLE role_binding
     ADD COLUMN update_time timestamptz NOT NULL DEFAULT now();
 UPDATE role_binding SET update_time = create_time;
 
+-- squawk-ignore ban-drop-constraint
+ALTER TABLE role_binding DROP CONSTRAINT role_binding_subject_type_check;
+-- squawk-ignore ban-drop-constraint
+ALTER TABLE role_binding DROP CONSTRAINT role_binding_tenant_id_subject_type_subject_id_role_id_reso_key;
 -- squawk-ignore constraint-missing-not-valid
-ALTER TABLE role_binding
-    DROP CONSTRAINT role_binding_subject_type_check,
-    ADD CONSTRAINT role_binding_subject_type_check CHECK (subject_type IN (1, 2, 3, 4)),
-    ADD CONSTRAINT role_binding_effect_check CHECK (effect IN (1, 2)),
-    DROP CONSTRAINT role_binding_tenant_id_subject_type_subject_id_role_id_reso_key;
+ALTER TABLE role_binding ADD CONSTRAINT role_binding_subject_type_check CHECK (subject_type IN (1, 2, 3, 4));
+-- squawk-ignore constraint-missing-not-valid
+ALTER TABLE role_binding ADD CONSTRAINT role_binding_effect_check CHECK (effect IN (1, 2));
 
 -- The same role may be held twice at one place on different terms. Conditions are longer than what an index takes.
 -- squawk-ignore require-concurrent-index-creation
@@ -33,6 +35,7 @@ CREATE INDEX role_binding_denials ON role_binding (tenant_id, role_id) WHERE eff
 -- What lies directly below a resource, by name.
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX resource_by_place ON resource (tenant_id, parent, name);
+-- squawk-ignore require-concurrent-index-deletion
 DROP INDEX resource_by_parent;
 
 ALTER TABLE subject_group
