@@ -208,9 +208,10 @@ def _is_weak(secret: str) -> bool:
 
 def _all_classes() -> list[type[ChassisSettings]]:
     from services.identity.settings import IdentitySettings  # noqa: PLC0415  (they import this module)
+    from services.rbac.settings import RbacSettings  # noqa: PLC0415
     from services.token.settings import TokenSettings  # noqa: PLC0415
 
-    return [ChassisSettings, IdentitySettings, TokenSettings]
+    return [ChassisSettings, IdentitySettings, RbacSettings, TokenSettings]
 
 
 def known_names() -> frozenset[str]:
