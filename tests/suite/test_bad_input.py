@@ -169,15 +169,18 @@ async def test_another_tenants_ids_are_like_unknown_ones(suite: Suite, admin: Pe
     assert answers[0][0] == "NotFound", (path(method), answers[0])
 
 
+# Something to change of each, which could be changed.
+UPDATES = {"RoleUpdate": "description", "UserUpdate": "display_name", "GroupUpdate": "description", "RoleBindingUpdate": "condition"}
+
+
 def fill(request: Any) -> None:
     """Set the other required fields."""
     for field in request.DESCRIPTOR.fields:
         rules = field.GetOptions().Extensions[field_pb2.field]
         if rules.required and rules.format == field_pb2.FORMAT_UUID and not getattr(request, field.name):
             setattr(request, field.name, str(uuid4()))
-        if field.message_type is not None and field.message_type.name in ("RoleUpdate", "UserUpdate"):
-            getattr(request, field.name).SetInParent()
-            setattr(getattr(request, field.name), "description" if field.message_type.name == "RoleUpdate" else "display_name", "x")
+        if field.message_type is not None and field.message_type.name in UPDATES:
+            setattr(getattr(request, field.name), UPDATES[field.message_type.name], "true")
         if field.message_type is not None and field.message_type.name == "Subject":
             getattr(request, field.name).CopyFrom(rbac_pb2.Subject(type=rbac_pb2.SUBJECT_TYPE_USER, id=str(uuid4())))
 
