@@ -12,11 +12,34 @@ from structlog.contextvars import bound_contextvars
 
 from services.chassis.coherence import LEASE, RENEW_EVERY, Coherence, Replica, now
 from services.chassis.coherent import CALL_TIMEOUT, CONNECTIONS, failover_lag
-from services.chassis.lease_log import LeaseLog
+from services.chassis.lease_log import LeaseLog, Standing
 from services.chassis.outbox import GuestBook
 from services.chassis.postgres import Database
-from services.chassis.redis import Redis
+from services.chassis.redis import Redis, RedisDown
 from services.chassis.settings import ChassisSettings
+
+NAME = "guest-"  # a guest's lease is known by it
+
+
+class HostedLog(LeaseLog):
+    """Another context's log, while at least one of that context's own instances follows it. Without them it is no log to a guest.
+
+    Else guests would go on believing while all hosts are cut off from Redis: nobody could tell them anything, nor say OK without them.
+    """
+
+    async def standing(self) -> Standing:
+        """Return how things stand. Raises RedisDown, also if no host has a lease."""
+        return _hosted(await super().standing())
+
+    async def renew(self, instance: str, epoch: str, applied: int) -> Standing:
+        """Take or renew a lease. Raises RedisDown, also if no host has one: then it is not believed, whatever Redis says."""
+        return _hosted(await super().renew(instance, epoch, applied))
+
+
+def _hosted(standing: Standing) -> Standing:
+    if all(name.startswith(NAME) for name in standing.leases):
+        raise RedisDown
+    return standing
 
 
 class Guest:
@@ -55,7 +78,8 @@ async def guest_of(context: str, settings: ChassisSettings, database: Database, 
         AsyncExitStack() as stack,
     ):
         book = GuestBook(database, context)
-        coherence = Coherence(LeaseLog(redis, f"{context}:{await book.find_deployment()}"), book, replica, name=settings.INSTANCE_ID)
+        coherence = Coherence(HostedLog(redis, f"{context}:{await book.find_deployment()}"), book, replica, name=settings.INSTANCE_ID)
+        coherence.instance = f"{NAME}{coherence.instance}"
         lag = failover_lag(settings.REDIS_URL.get_secret_value()).total_seconds()
         with bound_contextvars(guest_of=context):  # so say the log lines of its tasks, beside those of this context's own coherence
             await stack.enter_async_context(coherence.running())

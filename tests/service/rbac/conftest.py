@@ -34,7 +34,7 @@ from services.rbac.watch import Watching
 from tests.conftest import SALT, Keys, Stores, eventually
 from watchword import status
 from watchword.errors import TokenInvalid
-from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
+from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, policy_pb2_grpc, rbac_pb2, rbac_pb2_grpc
 
 USER, GROUP, CLIENT = rbac_pb2.SUBJECT_TYPE_USER, rbac_pb2.SUBJECT_TYPE_GROUP, rbac_pb2.SUBJECT_TYPE_CLIENT
 ANY = rbac_pb2.SUBJECT_TYPE_ANY
@@ -192,6 +192,10 @@ class Instance:
     @property
     def permissions(self) -> Any:
         return permission_pb2_grpc.PermissionServiceStub(self.channel)
+
+    @property
+    def policies(self) -> Any:
+        return policy_pb2_grpc.PolicyServiceStub(self.channel)
 
 
 async def ask(rpc: Any, request: Any, metadata: Metadata) -> Any:
