@@ -126,7 +126,7 @@ def rpcs(meters: Iterable[Meter]) -> Iterator[Family]:
     yield Family("watchword_failures_total", "counter", "Failed RPCs, by reason.", reasons)
     statuses = [Sample(count, {**_place(one), "status": status}) for one in every for status, count in one.statuses.items()]
     yield Family("watchword_http_statuses_total", "counter", "Answers with an HTTP status of their own, such as OAuth's 401.", statuses)
-    yield Family("watchword_cache_requests_total", "counter", "Reads that memory may answer, by whether it did.", list(_hits(every)))
+    yield Family("watchword_cache_requests_total", "counter", "Answers that memory may give, by whether it did.", list(_hits(every)))
 
 
 def _messages(meter: Meter, counted: int, calls: int) -> int:
@@ -145,7 +145,7 @@ def _hits(meters: Iterable[Meter]) -> Iterator[Sample]:
     for meter in meters:
         if meter.has_prompt:
             yield Sample(meter.prompt, {"cache": meter.method, "outcome": "hit"})
-            yield Sample(sum(meter.handled), {"cache": meter.method, "outcome": "miss"})
+            yield Sample(meter.handled[OK], {"cache": meter.method, "outcome": "miss"})
 
 
 def _place(meter: Meter) -> Labels:
