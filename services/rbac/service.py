@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
-from services.chassis import telemetry
+from services.chassis import gauges, telemetry
 from services.chassis.access import Authenticator, Gate
-from services.chassis.callers import TokenAuthenticator
+from services.chassis.callers import known_callers
 from services.chassis.clock import Clock
 from services.chassis.coherent import coherent
 from services.chassis.consistency import ConsistencyTokens
@@ -24,6 +24,7 @@ from services.chassis.sealing import derive
 from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
+from services.rbac import metrics
 from services.rbac.authority import OwnDecider
 from services.rbac.authzen_servicer import AuthZenServicer
 from services.rbac.binding_servicer import RoleBindingServicer
@@ -72,6 +73,7 @@ class Assembly:
     edge: Edge
     servicers: list[tuple[ServiceDescriptor, object]]
     watching: Watching
+    watchers: WatchServicer
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,14 @@ def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: L
     importing = ImportServicer(Imports(store, clock), authenticator, decider, consistency)
     policies = PolicyServicer(policy, decider, consistency, roles=roles, bindings=bindings, groups=groups, resources=resources, importing=importing)
     watching = Watching(ChangeStore(decides.database), decides.revisions, decides.lease)
+    watchers = WatchServicer(watching, consistency, authenticator)
     permissions = PermissionServicer(
         checker,
         consistency,
         pager,
         explaining=ExplainServicer(Explainer(store, NameStore(decides.database), decides.judge, clock), consistency),
         lookups=LookupServicer(Lookups(FindStore(decides.database), checker), consistency, pager),
-        watching=WatchServicer(watching, consistency, authenticator),
+        watching=watchers,
     )
     rbac, permission, changes, authzen = rbac_pb2.DESCRIPTOR, permission_pb2.DESCRIPTOR, policy_pb2.DESCRIPTOR, authzen_pb2.DESCRIPTOR
     servicers: list[tuple[ServiceDescriptor, object]] = [
@@ -127,7 +130,7 @@ def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: L
         (changes.services_by_name["PolicyService"], policies),
         (authzen.services_by_name["AuthZenService"], AuthZenServicer(checker)),
     ]
-    return Assembly(Edge(Gate(identity, authenticator, decider), limits, note=store.note), servicers, watching)
+    return Assembly(Edge(Gate(identity, authenticator, decider), limits, note=store.note), servicers, watching, watchers)
 
 
 async def main() -> None:
@@ -139,9 +142,11 @@ async def main() -> None:
     async with Database.open(settings, "rbac") as database, Redis.open(settings) as redis, channel(settings) as internal:
         await database.require_schema()
         memory = Memory(settings.policy_weight)
-        authenticator = TokenAuthenticator(token_pb2_grpc.TokenServiceStub(internal), Peer("token", identity))
-        revisions = Revisions(memory)
-        async with coherent(settings, database, revisions) as coherence:
+        revisions, stub = Revisions(memory), token_pb2_grpc.TokenServiceStub(internal)
+        async with (
+            known_callers(settings, database, stub, Peer("token", identity)) as authenticator,
+            coherent(settings, database, revisions) as coherence,
+        ):
             decides = engine(settings, database, memory, revisions, lease=coherence, clock=Clock())
             assembly = assemble(salt, decides, identity=identity, limits=Limits.of(settings, redis), authenticator=authenticator)
 
@@ -150,7 +155,9 @@ async def main() -> None:
                     await decides.store.ping()
 
             async with tended(decides.store.sweep):
-                await serve(settings, assembly.edge, assembly.servicers, probe=probe, max_message_bytes=MAX_MESSAGE)
+                told = metrics.told(decides.checker, memory, assembly.watchers)
+                own = (gauges.database(database), gauges.redis(redis), gauges.lease(coherence), told)
+                await serve(settings, assembly.edge, assembly.servicers, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
 
 @asynccontextmanager
