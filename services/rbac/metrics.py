@@ -1,14 +1,13 @@
 """What only rbac can tell Prometheus: what answers came of, and what is remembered."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from services.chassis.metrics import Family, Sample, Source, gauge
 from services.rbac.checker import Checker
 from services.rbac.memory import Memory
-from services.rbac.watch_servicer import WatchServicer
 
 
-def told(checker: Checker, memory: Memory, watchers: WatchServicer) -> Source:
+def told(checker: Checker, memory: Memory, watchers: Callable[[], int]) -> Source:
     """Read what the checker counted, and memory."""
 
     def source() -> Iterator[Family]:
@@ -16,6 +15,6 @@ def told(checker: Checker, memory: Memory, watchers: WatchServicer) -> Source:
         yield Family("watchword_rbac_views_total", "counter", "Questions, or batches of them, by what they were answered from.", views)
         yield gauge("watchword_rbac_remembered", "Subjects and resources whose policy is remembered.", len(memory))
         yield gauge("watchword_rbac_remembered_parts", "Parts of policies that are remembered: POLICY_MEMORY bounds them.", memory.weight)
-        yield gauge("watchword_rbac_watchers", "Clients elsewhere that follow changes of policies.", watchers.watchers)
+        yield gauge("watchword_rbac_watchers", "Clients elsewhere that follow changes of policies.", watchers())
 
     return source

@@ -155,7 +155,7 @@ async def main() -> None:
                     await decides.store.ping()
 
             async with tended(decides.store.sweep):
-                told = metrics.told(decides.checker, memory, assembly.watchers)
+                told = metrics.told(decides.checker, memory, lambda: assembly.watchers.watchers)
                 own = (gauges.database(database), gauges.redis(redis), gauges.lease(coherence), told)
                 await serve(settings, assembly.edge, assembly.servicers, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
