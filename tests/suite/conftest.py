@@ -28,7 +28,9 @@ from watchword.token.v1 import token_pb2_grpc
 PASSWORD = "a good horse may hold on to 7 staples"
 STACK = ("--rest-port", "0", "--grpc-port", "0", "--unsafe-speed", "--replicas", "token=3,rbac=3")
 # The tests log in far more often than people do, all from one address.
+# The first administrator logs in once, for all tests.
 SETTINGS = (
+    "ACCESS_TOKEN_TTL=3600",
     "BCRYPT_COST=10",
     "RATE_LIMIT_CREDENTIAL=100000/60",
     "RATE_LIMIT_READ=1000000/60",
