@@ -9,7 +9,7 @@ import pytest
 
 from services.chassis.call import Caller, CallerKind
 from services.chassis.clock import Clock
-from services.chassis.known_callers import NAMED, NOTICES, ROOM, Asked, KnownCallers
+from services.chassis.known_callers import AT_ONCE, NAMED, NOTICES, ROOM, Asked, KnownCallers
 from services.chassis.tenancy import TenantId
 from services.token.notices import KeyNotice, encode
 from watchword.rules import EVERYWHERE, Revocation, RevokedKind
@@ -103,6 +103,17 @@ def test_a_revocation_drops_whom_it_could_concern_and_nobody_else(kind: RevokedK
 
     assert memory.recall("anne") is None
     assert memory.recall("bert") is not None
+
+
+def test_a_notice_that_concerns_too_many_is_quick_and_drops_everybody() -> None:
+    memory = Memory(most=AT_ONCE + 2)
+    for number in range(AT_ONCE + 1):
+        memory.learn(f"{number}", session_id=uuid4(), token_id=str(uuid4()))
+    memory.learn(**other())
+
+    memory.apply(revocation(RevokedKind.SUBJECT, USER))
+
+    assert len(memory) == 0
 
 
 def test_a_clients_own_token_falls_with_the_client() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from services.chassis.call import Caller, CallerKind
 from services.chassis.clock import Clock
-from services.chassis.known_callers import Asked, KnownCallers
+from services.chassis.known_callers import Asked, KnownCallers, Names
 from services.chassis.tenancy import DEFAULT_TENANT
 from services.token.notices import encode
 from watchword.rules import Revocation, RevokedKind
@@ -196,7 +196,7 @@ class Timeless(KnownCallers):
 class Presuming(KnownCallers):
     """What was told before the load is taken to be settled."""
 
-    def _may_lack(self, asked: Asked, names: frozenset[UUID]) -> bool:
+    def _may_lack(self, asked: Asked, names: Names) -> bool:
         return super()._may_lack(Asked(asked.load, max(0, asked.settled)), names)
 
 

@@ -351,6 +351,17 @@ async def test_a_key_waits_for_an_instance_that_does_not_hold_it(still: Deployme
     await eventually(lambda: says(one, "key_promoted_before_all_reported"))
 
 
+async def test_a_key_does_not_wait_for_guests(still: Deployment) -> None:
+    """Instances of rbac and identity have rows there too; they verify with no key."""
+    one = await still.start()
+    row = "(gen_random_uuid(), 'rbac', 'leased', 1, now() + interval '1 h', true)"
+    await still.execute(f"INSERT INTO token.instance (id, name, mode, version, seen_time, guest) VALUES {row}")
+
+    kid = await still.rotate(one)
+
+    await eventually(lambda: is_state(still, kid, "ACTIVE"), within=30)
+
+
 async def test_a_revoked_key_is_refused_everywhere_when_the_call_returns(still: Deployment) -> None:
     """A058: with a successor at once, which every instance knows already when it signs first."""
     one, two, cut_off = await still.start(), await still.start(), await still.start(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
