@@ -188,9 +188,10 @@ class Fleet:
 
     async def heal(self) -> None:
         """Mend everything, and wait until all answer from memory."""
+        for running in (*self.processes, *(guest.process for guest in self.guests)):
+            running.send_signal(signal.SIGCONT)
         for guest in self.guests:
             guest.wire.release()
-            guest.process.send_signal(signal.SIGCONT)
         for proxy in (*self.redis, *(guest.redis for guest in self.guests)):
             await proxy.restore()
         await eventually(lambda: self.are("leased"), within=15)

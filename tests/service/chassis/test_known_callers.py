@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID, uuid4
 
 import asyncpg
+import grpc
 import pytest
 
 from services.chassis.postgres import Database
@@ -244,6 +245,51 @@ async def test_guests_whose_hosts_are_all_cut_off_from_redis_stop_believing(flee
         assert 0.9 < time.monotonic() - began < 6
         await fleet.heal()
         assert not any(await fleet.accepted(tokens.access_token))
+
+
+async def test_a_guest_that_died_while_redis_was_dead_is_waited_for_like_a_host(fleet: Fleet) -> None:
+    """Nobody can know that it believes no more, before its row is old."""
+    tokens, dead = await fleet.issue(), uuid4()
+    await fleet.warm(tokens.access_token)
+    row = (
+        "INSERT INTO token.instance (id, name, mode, version, seen_time, guest) VALUES ($1, 'dead', 'leased', 1, now() - interval '5 minutes', true)"
+    )
+    await fleet.sql(row, dead)
+    for proxy in (*fleet.redis, *(guest.redis for guest in fleet.guests)):
+        await proxy.cut()
+
+    revoking = asyncio.create_task(by_token(fleet, tokens, 0))
+    await eventually(lambda: only_the_dead_are_leased(fleet, dead))
+    await asyncio.wait([revoking], timeout=0.5)
+    assert not revoking.done()
+    await fleet.sql("UPDATE token.instance SET seen_time = now() - interval '6 minutes' WHERE id = $1", dead)
+
+    await revoking
+    assert not any(await fleet.accepted(tokens.access_token))
+
+
+async def only_the_dead_are_leased(fleet: Fleet, dead: UUID) -> bool:
+    alive = "SELECT count(*) FROM token.instance WHERE mode = 'leased' AND id <> $1 AND seen_time > clock_timestamp() - interval '5 minutes'"
+    return bool(await fleet.sql(alive, dead) == 0)
+
+
+async def test_without_token_known_callers_are_let_in_for_a_moment_and_then_nobody(fleet: Fleet) -> None:
+    """A guest believes no longer than a host does."""
+    tokens = await fleet.issue()
+    await fleet.warm(tokens.access_token)
+    for running in fleet.processes:
+        running.send_signal(signal.SIGSTOP)
+
+    assert all(await fleet.accepted(tokens.access_token))
+
+    async def is_said_to_be_unavailable() -> bool:
+        answers = await asyncio.gather(*(guest.accepts(tokens.access_token) for guest in fleet.guests), return_exceptions=True)
+        codes = {answer.code() for answer in answers if isinstance(answer, grpc.aio.AioRpcError)}
+        assert False not in answers, "neither yes nor no is known"
+        assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        return True not in answers
+
+    await eventually(is_said_to_be_unavailable)
 
 
 @pytest.fixture(params=["rbac", "identity"])
