@@ -24,9 +24,13 @@ ALTER TABLE role_binding ADD CONSTRAINT role_binding_effect_check CHECK (effect 
 CREATE UNIQUE INDEX role_binding_terms ON role_binding
     (tenant_id, subject_type, subject_id, role_id, resource, expire_time, effect, acr, max_age, md5(condition)) NULLS NOT DISTINCT;
 
--- Known resources by name, for lookups.
+-- Known resources by name, and who holds something there, for lookups.
 -- squawk-ignore require-concurrent-index-creation
-CREATE INDEX role_binding_by_resource ON role_binding (tenant_id, resource) WHERE resource <> '';
+CREATE INDEX role_binding_by_resource ON role_binding (tenant_id, resource, subject_type, subject_id) WHERE resource <> '';
+
+-- Who holds a role in the whole tenant, for lookups.
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX role_binding_everywhere ON role_binding (tenant_id, role_id, subject_type, subject_id) WHERE resource = '';
 
 -- Denials are few: who looks for them does not look through all bindings of a role.
 -- squawk-ignore require-concurrent-index-creation
