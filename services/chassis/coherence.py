@@ -126,9 +126,7 @@ class Coherence:
         try:
             yield self
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             self._distrust()
             await _quietly(self._leave())
             await _quietly(self._outbox.sign_off(self.id))
@@ -242,6 +240,14 @@ class Coherence:
         while True:
             await _quietly(self._register())
             await asyncio.sleep(REGISTER_EVERY)
+
+
+async def end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: before Python 3.12 `asyncio.wait_for`, which redis-py uses, can lose a cancellation."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=RETRY_EVERY)
 
 
 async def _quietly(doing: Awaitable[None]) -> None:

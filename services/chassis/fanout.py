@@ -15,7 +15,7 @@ from datetime import timedelta
 
 import structlog
 
-from services.chassis.coherence import LEASE, REGISTERED_FOR, Coherence, Replica, now
+from services.chassis.coherence import LEASE, REGISTERED_FOR, Coherence, Replica, end, now
 from services.chassis.lease_log import LeaseLog, Standing
 from services.chassis.outbox import Outbox
 from services.chassis.postgres import Posted
@@ -65,9 +65,7 @@ class Fanout:
         try:
             yield self
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             with contextlib.suppress(WatchwordError, OSError):
                 await self._outbox.delete(self._delivered)
 
