@@ -1,13 +1,16 @@
 """`watchword.Client` in another process than the suite's, through Envoy: it asks in batches, and remembers only what is still true."""
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tests.conftest import eventually
+from tests.conftest import eventually, process
 from tests.suite.conftest import Client as OAuthClient
 from tests.suite.conftest import Person, Suite, new_client, new_person
 from watchword import Client, ClientCredentials, Outcome
@@ -129,6 +132,21 @@ async def test_memory_outlives_the_instances_that_keep_it_true(suite: Suite, adm
             await until(client, person, allowed=False, within=8)
         finally:
             suite.start(name)
+
+
+async def test_the_example_tells_of_changes(suite: Suite, admin: Person, asker: OAuthClient, person: Person, role: str, tmp_path: Path) -> None:
+    """As its readers run it."""
+    environment = {**os.environ, "WATCHWORD_TARGET": suite.endpoints.grpc, "CLIENT_ID": asker.id, "CLIENT_SECRET": asker.secret}
+    command = [sys.executable, "-m", "docs.examples.check_permissions", f"user:{person.id}", READ, "invoices.pay"]
+    log = tmp_path / "log"
+    with process(command, log=log, environment=environment):
+
+        async def says(words: str) -> bool:
+            return words in log.read_text()
+
+        await eventually(lambda: says(f"{READ}: DENY (NO_ROLE)\ninvoices.pay: DENY (NO_ROLE)\n"))
+        await bind(suite, admin, person, role)
+        await eventually(lambda: says(f"{READ}: ALLOW (GRANTED)\n"), within=3)
 
 
 async def test_without_the_suite_nothing_is_answered_beyond_max_staleness(suite: Suite, admin: Person, asker: OAuthClient, person: Person) -> None:

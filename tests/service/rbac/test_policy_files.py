@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
+from tests.conftest import ROOT
 from tests.service.rbac.conftest import Metadata, Tenant, ask
 from tests.service.watchword.fake import token
 from watchword.decisions import Outcome
@@ -552,6 +553,14 @@ async def test_expectations_are_met_or_told(tool: Tool) -> None:
     unmet = [line for line in tool.said if line.startswith("NOT MET")]
     assert len(unmet) == 1
     assert unmet[0].endswith("group:interns: invoices.read on folder/b: expected ALLOW, is DENY (DENIED)")
+
+
+async def test_the_example_is_what_it_says(tool: Tool) -> None:
+    """It can be applied, and what it expects is so."""
+    text = (ROOT / "docs" / "examples" / "policy.yaml").read_text(encoding="utf-8")
+    await tool.apply(text)
+    tool.write(text)
+    assert await tool.work.test(tool.path, simulates=False) == AS_WISHED, tool.said
 
 
 async def test_a_test_that_cannot_fail_is_an_error(tool: Tool) -> None:
