@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from watchword.__main__ import main as watchword
 from watchword.client import Connection
 from watchword.decisions import Outcome
@@ -355,6 +356,16 @@ def test_credentials_come_from_the_environment(tmp_path: Path) -> None:
 def test_what_the_environment_lacks_is_told(environment: dict[str, str]) -> None:
     with pytest.raises(EnvironmentLacking):
         connection_of(environment)
+
+
+def test_the_page_shows_files_that_can_be_read() -> None:
+    """With an id where the page has the beginning of one."""
+    page = (ROOT / "docs" / "policy-as-code.md").read_text(encoding="utf-8")
+    files = [part for part in page.split("```") if part.startswith("yaml\nversion: 1\n")]
+    assert len(files) == 1
+    policy = read(files[0].removeprefix("yaml\n").replace("0198f2c4-...", ALICE))
+    assert policy.sections == frozenset(SECTIONS)
+    assert len(policy.expectations) == 1
 
 
 def test_expectations_are_written_and_read() -> None:

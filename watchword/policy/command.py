@@ -11,8 +11,8 @@ from pathlib import Path
 
 from watchword.client import Client
 from watchword.policy.applying import Stopped, apply
-from watchword.policy.document import SECTIONS, Owns, Policy
-from watchword.policy.expecting import find, require_groups
+from watchword.policy.document import GROUP, SECTIONS, Owns, Policy
+from watchword.policy.expecting import find
 from watchword.policy.planning import Plan, plan
 from watchword.policy.reading import read
 from watchword.policy.simulation import in_words, simulate
@@ -93,9 +93,8 @@ class Work:
         return await self._meet(file)
 
     async def _meet(self, file: Policy) -> int:
-        needs_groups = any(one.subject.startswith("group:") for one in file.expectations)
+        needs_groups = any(one.subject.startswith(GROUP) for one in file.expectations)
         groups = await Tenant(self.line).group_ids() if needs_groups else {}
-        require_groups(file.expectations, groups)
         findings = await find(Client(self.line), file.expectations, groups, self.now())
         for finding in findings:
             self.terminal.say(finding.words)

@@ -9,22 +9,21 @@ from watchword.client import Client
 from watchword.decisions import Decision, Subject, SubjectType
 from watchword.policy.document import GROUP, Expectation
 from watchword.policy.shapes import quoted
-from watchword.policy.strict_yaml import FileInvalid, Problem
 
 DEADLINE = 20.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was expected, and what is."""
+    """What was expected, and what is; None of a group that is not there."""
 
     expectation: Expectation
-    decision: Decision
+    decision: Decision | None
 
     @property
     def is_met(self) -> bool:
         """Whether they are the same."""
-        return self.expectation.decision == self.decision.outcome
+        return self.decision is not None and self.expectation.decision == self.decision.outcome
 
     @property
     def words(self) -> str:
@@ -35,15 +34,8 @@ class Finding:
         asked = f"{one.subject}: {one.permission} {where}{login}"
         if self.is_met:
             return f"met      line {one.line}: {asked}: {one.decision}"
-        return f"NOT MET  line {one.line}: {asked}: expected {one.decision}, is {self.decision.outcome} ({self.decision.reason})"
-
-
-def require_groups(expectations: Sequence[Expectation], groups: Mapping[str, str]) -> None:
-    """Return if all groups that are expected something of exist. Raises FileInvalid."""
-    named = [(one.subject.removeprefix(GROUP), one.line) for one in expectations if one.subject.startswith(GROUP)]
-    problems = [Problem(line, f"there is no group {name} in the tenant") for name, line in named if name not in groups]
-    if problems:
-        raise FileInvalid(problems)
+        found = f"is {self.decision.outcome} ({self.decision.reason})" if self.decision is not None else "but there is no such group"
+        return f"NOT MET  line {one.line}: {asked}: expected {one.decision}, {found}"
 
 
 async def find(client: Client, expectations: Sequence[Expectation], groups: Mapping[str, str], now: datetime) -> list[Finding]:
@@ -52,9 +44,13 @@ async def find(client: Client, expectations: Sequence[Expectation], groups: Mapp
     return [Finding(one, decision) for one, decision in zip(expectations, decisions, strict=True)]
 
 
-async def _check(client: Client, one: Expectation, groups: Mapping[str, str], now: datetime) -> Decision:
-    is_group = one.subject.startswith(GROUP)
-    subject = Subject(SubjectType.GROUP, groups[one.subject.removeprefix(GROUP)]) if is_group else Subject.parse(one.subject)
+async def _check(client: Client, one: Expectation, groups: Mapping[str, str], now: datetime) -> Decision | None:
+    if not one.subject.startswith(GROUP):
+        subject = Subject.parse(one.subject)
+    elif (group := groups.get(one.subject.removeprefix(GROUP))) is not None:
+        subject = Subject(SubjectType.GROUP, group)
+    else:
+        return None
     return await client.check(
         subject,
         one.permission,

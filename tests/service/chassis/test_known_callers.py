@@ -17,7 +17,7 @@ from tests.service.chassis.conftest import Configure
 from tests.service.chassis.guests import VERIFY, Fleet, fleet_of
 from watchword.token.v1 import key_pb2, token_pb2
 
-ROUNDS = 2000 if os.environ.get("WATCHWORD_LONG") else 25
+ROUNDS = 400 if os.environ.get("WATCHWORD_LONG") else 25
 Revoke = Callable[[Fleet, token_pb2.TokenSet, int], Awaitable[None]]
 
 
