@@ -26,8 +26,9 @@ class TokenReplica:
 
     async def load(self) -> None:
         """Read all live revocations and keys. Memory only grows, so what it holds already may stay."""
-        async for page in self._store.list_live(self._clock.now()):
-            for revocation in page:
+        async for plain, whole in self._store.list_live(self._clock.now()):
+            self._memory.add_plain(plain)
+            for revocation in whole:
                 self._memory.add(revocation)
         await self._ring.load()
 

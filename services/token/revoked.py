@@ -20,6 +20,9 @@ _RECORD_BYTES = _NAME_BYTES + _VALUES.size
 _KINDS = {kind: bytes([number]) for number, kind in enumerate(RevokedKind)}
 _BY_NUMBER = list(RevokedKind)
 
+# A plain revocation: tenant, kind, key, revision, expiry in whole seconds since 1970 (rounded up), and whether the subject is disabled.
+Plain = tuple[UUID, str, bytes, int, int, bool]
+
 
 class Revoked:
     """The revocations that an instance holds. `version` moves with each one that is added."""
@@ -66,6 +69,24 @@ class Revoked:
                 self.count += 1
             else:
                 self.add(Revocation(tenant_id, RevokedKind.SESSION, UUID(bytes=key), revision, expire_time))
+
+    def add_plain(self, rows: Iterable[Plain]) -> None:
+        """Hold many plain revocations, as `add` holds each."""
+        rests: dict[tuple[UUID, str], bytes] = {}
+        shards, pack = self._shards, _VALUES.pack
+        self.version += 1
+        for tenant_id, kind, key, revision, expiry, is_disabled in rows:
+            rest = rests.get((tenant_id, kind))
+            if rest is None:
+                rest = rests[tenant_id, kind] = self._number(tenant_id) + _KINDS[RevokedKind(kind)]
+            name, index = key + rest, key[14] << 8 | key[15]
+            shard = shards[index]
+            if not shard or _find(shard, name) < 0:
+                shards[index] = shard + name + pack(expiry, revision, is_disabled)
+                self.count += 1
+            else:
+                end = datetime.fromtimestamp(expiry - 1, tz=UTC)
+                self.add(Revocation(tenant_id, RevokedKind(kind), UUID(bytes=key), revision, end, is_disabled=is_disabled))
 
     def find_all(self, names: Iterable[Name]) -> Iterator[Revocation]:
         """Yield what is held under any of `names`."""

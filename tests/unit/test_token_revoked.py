@@ -127,3 +127,23 @@ def test_every_addition_moves_the_version() -> None:
         memory.add(one)
         versions.append(memory.version)
     assert len(set(versions)) == 3
+
+
+def test_rows_taken_in_at_once_are_what_they_are_one_by_one() -> None:
+    """Of two states of one row, whichever comes first; and an expiry in the middle of a second."""
+    tenant, again = uuid4(), uuid4()
+    end = datetime(2030, 1, 1, 12, 0, 0, 400_000, tzinfo=UTC)
+    given = [
+        *(Revocation(tenant, kind, uuid4(), number, end) for number, kind in enumerate((*RevokedKind, RevokedKind.TOKEN), 1)),
+        Revocation(tenant, RevokedKind.SUBJECT, again, 9, end, is_disabled=True),
+        Revocation(tenant, RevokedKind.SUBJECT, again, 7, end),
+    ]
+    one_by_one, at_once = Revoked(), Revoked()
+    for revocation in given:
+        one_by_one.add(revocation)
+    rows = [(one.tenant_id, one.kind.value, one.key.bytes, one.revision, int(one.expire_time.timestamp()) + 1, one.is_disabled) for one in given]
+    at_once.add_plain(rows)
+
+    names = [(one.kind, one.tenant_id, one.key) for one in given]
+    assert list(at_once.find_all(names)) == list(one_by_one.find_all(names))
+    assert at_once.count == one_by_one.count == len(given) - 1
