@@ -42,7 +42,7 @@ def test_a_good_request_passes() -> None:
 def test_what_is_required_must_be_there() -> None:
     """Messages, strings, enums and lists alike."""
     assert breaches(permission_pb2.CheckPermissionRequest()) == {"subject": "is required", "permission": "is required"}
-    assert breaches(check(subject=rbac_pb2.Subject())) == {"subject.type": "is required", "subject.id": "is required"}
+    assert breaches(check(subject=rbac_pb2.Subject())) == {"subject.type": "is required"}
     assert breaches(permission_pb2.BatchCheckPermissionsRequest()) == {"requests": "is required"}
 
 
@@ -50,11 +50,13 @@ def test_a_breach_is_named_by_its_path() -> None:
     """Through messages and lists, as the JSON form spells it."""
     bad = check(subject=rbac_pb2.Subject(type=rbac_pb2.SUBJECT_TYPE_USER, id="x"))
     role = rbac_pb2.CreateRoleRequest(name="clerk", permissions=["a.b", "nonsense", "c.d", "*"], parent_role_ids=[ID, "x"])
-    batch = permission_pb2.BatchCheckPermissionsRequest(requests=[check(), bad, check(permission="")], tenant_id="t")
+    good = rbac_pb2.CreateRoleBindingRequest(subject=rbac_pb2.Subject(type=rbac_pb2.SUBJECT_TYPE_ANY), role_id=ID)
+    worse = rbac_pb2.CreateRoleBindingRequest(subject=bad.subject, role_id=ID)
+    batch = rbac_pb2.BatchCreateRoleBindingsRequest(requests=[good, worse, rbac_pb2.CreateRoleBindingRequest()], request_id="t")
 
     assert set(breaches(bad)) == {"subject.id"}
     assert set(breaches(role)) == {"permissions[1]", "permissions[3]", "parent_role_ids[1]"}
-    assert set(breaches(batch)) == {"requests[1].subject.id", "requests[2].permission", "tenant_id"}
+    assert set(breaches(batch)) == {"requests[1].subject.id", "requests[2].subject", "request_id"}
     assert set(breaches(rbac_pb2.UpdateRoleRequest(role_id=ID, role=rbac_pb2.RoleUpdate(permissions=["x"])))) == {"role.permissions[0]"}
 
 
@@ -177,13 +179,21 @@ def test_absent_messages_are_not_looked_into() -> None:
 
 def test_the_answer_to_a_bad_batch_fits_into_trailers() -> None:
     """A thousand violations would be a status that proxies refuse: the caller would see an outage instead of its mistake."""
-    request = permission_pb2.BatchCheckPermissionsRequest(requests=[permission_pb2.CheckPermissionRequest()] * 1000)
+    request = rbac_pb2.BatchCreateRoleBindingsRequest(requests=[rbac_pb2.CreateRoleBindingRequest()] * 1000)
 
     with pytest.raises(InvalidRequest) as failure:
         VALIDATOR.check(request)
 
     assert len(failure.value.violations) == MAX_VIOLATIONS
     assert len(status.encode(failure.value).SerializeToString()) < 4096
+
+
+def test_members_that_are_for_the_handler_to_check_are_not_checked_here() -> None:
+    """Each question of a batch fails alone. How many there are is still bounded."""
+    batch = permission_pb2.BatchCheckPermissionsRequest(requests=[check(permission="")], tenant_id=ID)
+
+    assert breaches(batch) == {}
+    assert set(breaches(permission_pb2.BatchCheckPermissionsRequest(requests=[check()] * 1001))) == {"requests"}
 
 
 def test_violations_never_repeat_the_value() -> None:
