@@ -114,5 +114,5 @@ async def test_what_is_remembered_is_what_the_server_says(tenant: Tenant, seed: 
                 assert again.outcome is one.outcome
             hits += sum(remembered is not None for remembered in known)
             misses += sum(remembered is None for remembered in known)
-    assert hits > 100
-    assert misses > 100
+    assert hits > 50
+    assert misses > 50
