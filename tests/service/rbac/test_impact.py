@@ -1,7 +1,8 @@
 """Changes that are only tried, many changes at once, and whom changes touch."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -33,6 +34,16 @@ async def everything(rbac: Rbac, tenant: Tenant) -> list[Any]:
     found.append(await rbac.sql("SELECT revision FROM suite.tenant_revision WHERE tenant_id = $1", tenant.id))
     found.append(await rbac.sql("SELECT id FROM suite.audit_event WHERE tenant_id = $1 ORDER BY id", tenant.id))
     return found
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """Connect while inside."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 class World:
@@ -224,12 +235,10 @@ async def test_what_cannot_be_changed_cannot_be_tried_either(rbac: Rbac, world: 
 
 async def test_who_tries_waits_for_nobody_and_nobody_waits_for_him(rbac: Rbac, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change holds the tenant's lock until it commits; a trial that holds it would stop all changes while it compares ten thousand people."""
-    tenant = world.tenant
-    connection = await asyncpg.connect(rbac.url)
-    async with connection.transaction():
+    tenant, request = world.tenant, rbac_pb2.DeleteRoleRequest(role_id=world.role, validate_only=True)
+    async with connected(rbac.url) as connection, connection.transaction():
         await connection.execute("SELECT 1 FROM rbac.policy WHERE tenant_id = $1 FOR UPDATE", tenant.id)
-        await ask(tenant.instances[0].roles.DeleteRole, rbac_pb2.DeleteRoleRequest(role_id=world.role, validate_only=True), tenant.admin)
-    await connection.close()
+        await ask(tenant.instances[0].roles.DeleteRole, request, tenant.admin)
 
     trying, go_on, read = asyncio.Event(), asyncio.Event(), impact._read
 
@@ -239,13 +248,13 @@ async def test_who_tries_waits_for_nobody_and_nobody_waits_for_him(rbac: Rbac, w
         return await read(*args)
 
     monkeypatch.setattr(impact, "_read", slowly)
-    request = rbac_pb2.DeleteRoleRequest(role_id=world.role, validate_only=True)
-    trial = asyncio.create_task(ask(tenant.instances[0].roles.DeleteRole, request, tenant.admin))
-    await trying.wait()
-    await tenant.bind(str(uuid4()), world.spare)
-    go_on.set()
+    async with asyncio.TaskGroup() as group:
+        trial = group.create_task(ask(tenant.instances[0].roles.DeleteRole, request, tenant.admin))
+        await trying.wait()
+        await tenant.bind(str(uuid4()), world.spare)
+        go_on.set()
 
-    assert world.told((await trial).impact) == EXPECTED["DeleteRole"]
+    assert world.told(trial.result().impact) == EXPECTED["DeleteRole"]
 
 
 async def test_ten_thousand_are_compared_and_more_are_counted_as_more(rbac: Rbac, world: World) -> None:

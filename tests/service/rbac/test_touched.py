@@ -29,6 +29,7 @@ class Walk:
         self.roles: list[str] = []
         self.groups: list[str] = []
         self.bindings: list[str] = []
+        self.memberships: list[dict[str, Any]] = []
         self.count = 0
 
     async def begin(self) -> None:
@@ -71,17 +72,16 @@ class Walk:
             request = rbac_pb2.UpdateRoleBindingRequest(role_binding_id=self.chance.choice(self.bindings), role_binding=update)
             await ask(self.tenant.instances[0].bindings.UpdateRoleBinding, request, self.tenant.admin)
 
-    def _membership(self) -> dict[str, Any]:
-        member = self.chance.choice([*(subject(USER, one) for one in self.users), *(subject(GROUP, one) for one in self.groups)])
-        return {"group_id": self.chance.choice(self.groups), "member": member}
-
     async def join(self) -> None:
-        if self.groups:
-            await ask(self.tenant.instances[0].groups.AddGroupMember, rbac_pb2.AddGroupMemberRequest(**self._membership()), self.tenant.admin)
+        member = self.chance.choice([*(subject(USER, one) for one in self.users), *(subject(GROUP, one) for one in self.groups)])
+        membership: dict[str, Any] = {"group_id": self.chance.choice(self.groups), "member": member}
+        await ask(self.tenant.instances[0].groups.AddGroupMember, rbac_pb2.AddGroupMemberRequest(**membership), self.tenant.admin)
+        self.memberships.append(membership)
 
     async def leave(self) -> None:
-        if self.groups:
-            await ask(self.tenant.instances[0].groups.RemoveGroupMember, rbac_pb2.RemoveGroupMemberRequest(**self._membership()), self.tenant.admin)
+        if self.memberships:
+            membership = self.memberships.pop(self.chance.randrange(len(self.memberships)))
+            await ask(self.tenant.instances[0].groups.RemoveGroupMember, rbac_pb2.RemoveGroupMemberRequest(**membership), self.tenant.admin)
 
     async def place(self) -> None:
         await self.tenant.place(self.chance.choice(PLACES), self.chance.choice(["", *PLACES]))
