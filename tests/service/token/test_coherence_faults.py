@@ -40,6 +40,17 @@ async def refused_after_ok(fleet: Fleet, rounds: int) -> None:
         assert "VALID" not in await fleet.verify_all(tokens.access_token)
 
 
+async def test_an_instance_that_hears_late_is_waited_for(fleet: Fleet) -> None:
+    """Its lease lives and its memory answers, some hundredths of a second behind the others: long enough for who does not wait to be seen."""
+    fleet.members[2].redis.delay = 0.03
+    for number in range(10):
+        tokens = await fleet.issue()
+        assert set(await fleet.verify_all(tokens.access_token)) == {"VALID"}
+        await fleet.revoke(tokens, number % 2)
+        assert set(await fleet.verify_all(tokens.access_token)) == {"REVOKED"}
+    assert await fleet.are_leased()
+
+
 async def test_redis_flushed_again_and_again(fleet: Fleet) -> None:
     """Whatever Redis knew of leases and changes is gone each time, a moment before the revocation."""
     for number in range(4):
