@@ -27,7 +27,7 @@ GIVE_WAY = "SET LOCAL lock_timeout = 200"  # milliseconds: changes that are real
 
 
 async def attempt(connection: Connection, tenant_id: TenantId, inside: TenantChange, effect: Callable[[TenantChange], Awaitable[T]]) -> Trial[T]:
-    """Run `effect` inside a transaction that has done nothing yet; return the states before and after. Nothing is left of it."""
+    """Run `effect` inside a transaction that has done nothing yet, and undo it; return the states before and after."""
     await connection.execute(BEGIN)
     await connection.execute(GIVE_WAY)
     state = await connection.fetchrow(FIND_STATE, tenant_id)

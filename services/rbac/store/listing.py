@@ -1,6 +1,5 @@
 """What rbac reads outside of changes, and how a change begins."""
 
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 from uuid import UUID
@@ -130,13 +129,9 @@ class RbacStore:
 
     async def attempt(self, call: Call, tenant_id: TenantId, effect: Callable[["TenantChange"], Awaitable[T]]) -> Trial[T]:
         """Run `effect` and undo it. Nobody is told, nothing is audited, and nothing is kept of it. Raises what `effect` raises."""
-        undone: list[Trial[T]] = []
-        with contextlib.suppress(_Undone):
-            async with self._database.transaction() as connection:
-                inside = TenantChange(Change(connection, call), tenant_id, most_affected=MOST_COMPARED)
-                undone.append(await attempt(connection, tenant_id, inside, effect))
-                raise _Undone
-        return undone[0]
+        async with self._database.transaction() as connection:
+            inside = TenantChange(Change(connection, call), tenant_id, most_affected=MOST_COMPARED)
+            return await attempt(connection, tenant_id, inside, effect)
 
     async def note(self, call: Call, *events: AuditEvent) -> None:
         """Write audit rows of something that changed nothing."""
@@ -150,7 +145,3 @@ class RbacStore:
     async def ping(self) -> None:
         """Return if Postgres answers."""
         await self._database.ping()
-
-
-class _Undone(Exception):
-    """Ends a transaction that was only tried."""

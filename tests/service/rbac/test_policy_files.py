@@ -617,7 +617,7 @@ async def test_the_reading_asks_only_for_what_is_spoken_of(tool: Tool, tenant: T
         return await real(method, request, **more)
 
     reader.call_once = counted  # type: ignore[method-assign]
-    file = read("version: 1\nowns: [invoices.]\nroles: {invoices.reader: {}, invoices.clerk: {}}\n")
+    file = read("version: 1\nowns: all\nroles: {invoices.reader: {}, invoices.clerk: {}}\n")
     present = await reader.look(file, datetime.now(UTC))
     assert plan(file, present, datetime.now(UTC)).steps
     assert asked == ["CheckPermissionRequest", "ListRolesRequest", "ListGroupsRequest"]

@@ -137,6 +137,10 @@ async def test_permissions_tell_the_whole_decision(verifier: TokenVerifier, clie
     assert decision.step_up is not None
     assert not await permissions.allows(principal, "invoices.pay")
 
+    asked, client_token = rbac.asked, verifier.verify(token(sub_type="client", sid=..., scope="invoices.read"))
+    assert not await permissions.allows(client_token, "invoices.pay")  # its scopes bound it: nobody is asked
+    assert rbac.asked == asked
+
     fake.decisions["invoices.pay"] = True
     assert await Permissions(verifier).allows(principal, "invoices.pay")
     assert isinstance(StepUpRequired(), PermissionDenied)
