@@ -49,7 +49,7 @@ from services.identity.tenants import Tenants
 from services.identity.user_sessions import UserSessions
 from services.identity.users import Users
 from watchword.identity.v1 import audit_pb2, authentication_pb2, oauth_pb2, tenant_pb2, user_pb2
-from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
+from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, policy_pb2, rbac_pb2, rbac_pb2_grpc
 from watchword.token.v1 import key_pb2, session_pb2, session_pb2_grpc, token_pb2, token_pb2_grpc
 
 SWEEP_EVERY = 300.0  # seconds between looks for what has expired
@@ -231,7 +231,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
 
 def client_scopes() -> frozenset[str]:
     """Return every scope that a client can have: the scopes and permissions that the suite's RPCs ask for."""
-    files = (audit_pb2, key_pb2, oauth_pb2, permission_pb2, rbac_pb2, session_pb2, tenant_pb2, token_pb2, user_pb2)
+    files = (audit_pb2, key_pb2, oauth_pb2, permission_pb2, policy_pb2, rbac_pb2, session_pb2, tenant_pb2, token_pb2, user_pb2)
     rules = [rule for file in files for service in file.DESCRIPTOR.services_by_name.values() for rule in rules_of(service).values()]
     return frozenset(name for rule in rules for name in (rule.scope, rule.permission) if name) - OF_PEOPLE
 
