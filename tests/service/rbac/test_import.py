@@ -108,20 +108,30 @@ async def test_what_is_partly_there_is_completed(tenant: Tenant) -> None:
     assert await tenant.may(alice, "doc.write", "doc/1")
 
 
-async def test_a_thousand_and_more_at_once_are_seen_by_every_memory(tenant: Tenant) -> None:
-    """More than a notice names."""
-    users = [str(uuid4()) for _ in range(1500)]
-    await tenant.role("reader", "doc.read")
-    for at in range(3):
-        assert not await tenant.may(users[-1], "doc.read", at=at)
+@pytest.mark.parametrize("count", [1, 1500])
+async def test_what_is_taken_in_is_seen_by_memories_that_are_warm(tenant: Tenant, count: int) -> None:
+    """Be it little, which is told by name, or much. Each chunk alone, and the very question that was asked before it."""
+    users, group = [str(uuid4()) for _ in range(count)], await tenant.group("team")
+    role = await tenant.role("reader", "doc.read")
+    await tenant.bind(group, role, kind=GROUP, resource="folder/a")
+    asked = (users[-1], "doc.read", "doc/0")
 
-    chunk = Chunk(bindings=[Binding(subject=user(who), role="reader") for who in users])
-    places = Chunk(resources=[Resource(resource=f"doc/{number}", parent="folder/a") for number in range(1500)])
-    answers = await take(tenant, chunk, places)
+    async def answers() -> set[bool]:
+        return {await tenant.may(*asked, at=at) for at in range(3)}
 
-    assert [one.created_count for one in answers] == [1500, 1500]
-    for at in range(3):
-        assert await tenant.may(users[-1], "doc.read", "doc/1499", at=at)
+    assert await answers() == {False}
+    await take(tenant, Chunk(members=[Member(group="team", member=user(who)) for who in users]))
+    assert await answers() == {False}
+    await take(tenant, Chunk(resources=[Resource(resource=f"doc/{number}", parent="folder/a") for number in range(count)]))
+    assert await answers() == {True}
+    await tenant.leave(group, users[-1])
+    assert await answers() == {False}
+    await take(tenant, Chunk(members=[Member(group="team", member=user(who)) for who in [*users, *(str(uuid4()) for _ in users)]]))
+    assert await answers() == {True}
+    await tenant.leave(group, users[-1])
+    assert await answers() == {False}
+    await take(tenant, Chunk(bindings=[Binding(subject=user(who), role="reader", resource="doc/0") for who in users]))
+    assert await answers() == {True}
 
 
 async def test_of_a_chunk_that_is_refused_nothing_stays_and_those_before_it_do(rbac: Rbac, tenant: Tenant) -> None:
