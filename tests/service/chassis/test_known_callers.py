@@ -152,20 +152,20 @@ async def all_answered(fleet: Fleet, before: list[int]) -> bool:
 
 async def test_an_instance_of_token_that_lags_does_not_leave_its_answers_behind(fleet: Fleet) -> None:
     """It hears nothing, believes its memory for the rest of its lease, and says VALID to a guest who has applied the notice already."""
-    guest, lagging = fleet.guests[1], fleet.redis[1]
-    for _ in range(4):
+    guest, lagging, let_in_late = fleet.guests[1], fleet.redis[1], 0
+    for _ in range(8):
         tokens = await fleet.issue()
         await fleet.warm(tokens.access_token)
         lagging.freeze()
-        before, let_in_late = guest.wire.calls[VERIFY], 0
+        before = guest.wire.calls[VERIFY]
 
         revoking = asyncio.create_task(by_token(fleet, tokens, 0))
         while not revoking.done():
             let_in_late += await guest.accepts(tokens.access_token) and guest.wire.calls[VERIFY] > before
 
-        assert let_in_late, "token answered from before the notice, which had reached the guest"
         assert not any(await fleet.accepted(tokens.access_token))
         await fleet.heal()
+    assert let_in_late, "token answered from before the notice, which had reached the guest"
 
 
 async def test_a_guest_cut_off_from_redis_asks_token(fleet: Fleet) -> None:
@@ -289,7 +289,7 @@ async def test_without_token_known_callers_are_let_in_for_a_moment_and_then_nobo
         assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
         return True not in answers
 
-    await eventually(is_said_to_be_unavailable)
+    await eventually(is_said_to_be_unavailable, within=30)  # each question may take its whole deadline
 
 
 @pytest.fixture(params=["rbac", "identity"])

@@ -246,7 +246,7 @@ async def test_each_has_a_deadline_of_his_own(client: Client, fake: FakePermissi
     fake.gate.set()
 
     assert (await patient).allowed
-    assert 20 < fake.deadlines[0] <= 30
+    assert fake.deadlines[0] > 20, "the patient one's, and not the other's"
 
 
 async def test_a_deadline_that_passes_ends_the_call(client: Client, fake: FakePermissions) -> None:
