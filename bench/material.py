@@ -3,13 +3,12 @@
 The bench signs its tokens itself, with the key pair that it gives the instances, so that tens of thousands are there which no server has seen.
 """
 
-import base64
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.tenancy import DEFAULT_TENANT
+from watchword.tokens import Claims, SubjectKind, encode_segment, render
 
 KID = "bench"
 ISSUER = "https://bench.example"
@@ -25,13 +25,6 @@ AUDIENCE = "watchword"
 LIFETIME = 3600  # seconds: the longest that ACCESS_TOKEN_TTL may be
 REVISION = 2**40  # later than any revocation of a subject that a run makes
 CONTEXTS = ("identity", "token", "rbac", "gateway")
-
-Member = str | int | list[str]
-
-
-def segment(raw: bytes) -> str:
-    """Return `raw` in base64url without padding."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +52,22 @@ class Signer:
 
     def user_token(self) -> str:
         """Return the token of a session of somebody who has just logged in."""
-        roles: list[str] = ["accountant", "auditor"]
-        return self._sign({"client_id": "watchword", "sub_type": "user", "sid": str(uuid4()), "scope": "account", "roles": roles, "acr": "pwd"})
+        roles = ("accountant", "auditor")
+        return self._sign(self._claims(uuid4(), SubjectKind.USER)._replace(sid=uuid4(), scope=("account",), roles=roles, acr="pwd"))
 
     def client_token(self, *scopes: str) -> str:
         """Return the token of an OAuth client that acts for itself."""
-        client = str(uuid4())
-        return self._sign({"sub": client, "client_id": client, "sub_type": "client", "scope": " ".join(scopes)})
+        client = uuid4()
+        return self._sign(self._claims(client, SubjectKind.CLIENT)._replace(client_id=client, scope=scopes))
 
-    def _sign(self, members: dict[str, Member]) -> str:
+    def _claims(self, subject: UUID, kind: SubjectKind) -> Claims:
         now = int(time.time())
-        claims: dict[str, Member] = {"iss": ISSUER, "sub": str(uuid4()), "aud": AUDIENCE, "exp": now + LIFETIME, "iat": now, "jti": str(uuid4())}
-        claims |= {"tenant_id": str(DEFAULT_TENANT), "rev": REVISION, "auth_time": now, **members}
+        return Claims(ISSUER, subject, (AUDIENCE,), now + LIFETIME, now, uuid4(), DEFAULT_TENANT, kind, REVISION, auth_time=now)
+
+    def _sign(self, claims: Claims) -> str:
         head = json.dumps({"alg": "RS256", "kid": KID, "typ": "at+jwt"}, separators=(",", ":")).encode()
-        signed = f"{segment(head)}.{segment(json.dumps(claims, separators=(',', ':')).encode())}"
-        return f"{signed}.{segment(self.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+        signed = f"{encode_segment(head)}.{encode_segment(render(claims))}"
+        return f"{signed}.{encode_segment(self.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
 
 def user_tokens(pem: str, count: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Writes access tokens: RFC 9068, of at most 4 KiB, because larger ones are refused at random by HTTP/2 peers' header limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -80,7 +80,7 @@ class Issuer:
         Raises PreconditionFailed if it is too large without any role.
         """
         expiry = min(claims.exp, self._expiry(now, None))
-        return self._signed(replace(claims, jti=uuid4(), exp=expiry), now)
+        return self._signed(claims._replace(jti=uuid4(), exp=expiry), now)
 
     def _expiry(self, now: datetime, not_after: datetime | None) -> int:
         expiry = now + self._ttl
@@ -88,7 +88,7 @@ class Issuer:
 
     def _signed(self, claims: Claims, now: datetime) -> AccessToken:
         for roles in _fewer(claims.roles):
-            claims = replace(claims, roles=roles)
+            claims = claims._replace(roles=roles)
             text = self._keys.signing.sign(claims_module.render(claims))
             if len(text) <= MAX_TOKEN_BYTES:
                 return AccessToken(text, claims, claims.exp - int(now.timestamp()))

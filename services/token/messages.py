@@ -1,9 +1,7 @@
 """Protobuf messages of tokens, from the domain and to it."""
 
-from collections.abc import Sequence
 from uuid import UUID
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.call import Caller
@@ -15,7 +13,6 @@ from watchword.tokens import Claims, SubjectKind
 KINDS = {token_pb2.PRINCIPAL_TYPE_USER: SubjectKind.USER, token_pb2.PRINCIPAL_TYPE_CLIENT: SubjectKind.CLIENT}
 TYPES = {kind: number for number, kind in KINDS.items()}
 STATUSES = {verdict: token_pb2.TokenStatus.Value(verdict.value) for verdict in Verdict}
-NEVER = Duration()
 
 
 def question_of(request: token_pb2.VerifyTokenRequest) -> Question:
@@ -30,13 +27,11 @@ def verdict_of(answer: Answer, caller: Caller) -> token_pb2.VerifyTokenResponse:
     claims = answer.claims
     if claims is None:
         return token_pb2.VerifyTokenResponse(status=STATUSES[answer.verdict])
-    return token_pb2.VerifyTokenResponse(
-        status=STATUSES[answer.verdict],
-        principal=principal_of(claims),
-        expire_time=timestamp(claims.exp),
-        cacheable_for=NEVER,
-        token_id=str(claims.jti),
-    )
+    response = token_pb2.VerifyTokenResponse(status=STATUSES[answer.verdict], token_id=str(claims.jti))
+    _tell(response.principal, claims)
+    response.expire_time.seconds = claims.exp
+    response.cacheable_for.SetInParent()  # never
+    return response
 
 
 def may_see(caller: Caller, tenant_id: UUID | None) -> bool:
@@ -46,22 +41,28 @@ def may_see(caller: Caller, tenant_id: UUID | None) -> bool:
 
 def principal_of(claims: Claims) -> token_pb2.Principal:
     """Return who a token speaks for."""
-    return token_pb2.Principal(
-        subject=str(claims.sub),
-        tenant_id=str(claims.tenant_id),
-        client_id=str(claims.client_id or ""),
-        session_id=str(claims.sid or ""),
-        type=TYPES[claims.kind],
-        roles=claims.roles,
-        scopes=claims.scope,
-        acr=claims.acr,
-        auth_time=timestamp(claims.auth_time),
-        actor=_actor(claims.actors),
-    )
+    principal = token_pb2.Principal()
+    _tell(principal, claims)
+    return principal
 
 
-def _actor(actors: Sequence[UUID]) -> token_pb2.Actor | None:
-    return token_pb2.Actor(subject=str(actors[0]), actor=_actor(actors[1:])) if actors else None
+def _tell(principal: token_pb2.Principal, claims: Claims) -> None:
+    """Fill in place: a message made by itself is copied into the one that holds it, and every verification makes one."""
+    principal.subject = str(claims.sub)
+    principal.tenant_id = str(claims.tenant_id)
+    if claims.client_id:
+        principal.client_id = str(claims.client_id)
+    if claims.sid:
+        principal.session_id = str(claims.sid)
+    principal.type = TYPES[claims.kind]
+    principal.roles.extend(claims.roles)
+    principal.scopes.extend(claims.scope)
+    principal.acr = claims.acr
+    principal.auth_time.seconds = claims.auth_time
+    holder: token_pb2.Principal | token_pb2.Actor = principal
+    for actor in claims.actors:
+        holder = holder.actor
+        holder.subject = str(actor)
 
 
 def redeemer_of(redemption: Redemption) -> token_pb2.Principal:

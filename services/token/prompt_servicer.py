@@ -15,6 +15,7 @@ from services.token.messages import may_see, question_of, verdict_of
 from services.token.verifier import Question, Verdict, Verifier
 from watchword.errors import InvalidRequest
 from watchword.token.v1 import token_pb2
+from watchword.tokens import MAX_TOKEN_BYTES
 
 REMEMBERED = 4096  # requests, of some 3 KB each
 
@@ -65,6 +66,9 @@ class PromptVerification:
         return token_pb2.BatchVerifyTokensResponse(responses=responses).SerializeToString()
 
     def _question(self, raw: bytes) -> Question | None:
+        token = _token_alone(raw)
+        if token is not None:
+            return Question(token)
         try:
             request = token_pb2.VerifyTokenRequest.FromString(raw)
             self._validator.check(request)
@@ -77,3 +81,15 @@ class PromptVerification:
             for oldest in list(islice(self._known, REMEMBERED // 8)):
                 del self._known[oldest]
         self._known[raw] = known
+
+
+def _token_alone(raw: bytes) -> str | None:
+    """Return the token of a request that says nothing else and keeps its rules; None for any other, which is then read as a message.
+
+    Source  protobuf.dev/programming-guides/encoding: field 1, a length of two bytes, the text
+    """
+    size = len(raw) - 3
+    if not (0x80 <= size <= MAX_TOKEN_BYTES and raw[0] == 0x0A and raw[1] == size & 0x7F | 0x80 and raw[2] == size >> 7):
+        return None
+    token = raw[3:]
+    return token.decode("ascii") if token.isascii() and b"\0" not in token else None

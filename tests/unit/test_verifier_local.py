@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -283,7 +282,7 @@ def test_a_held_revocation_refuses_what_the_rule_says(
 
 @given(
     some.builds(
-        lambda kind, sid, client, parents, actors: replace(claims(sid=sid), kind=kind, client_id=client, parents=parents, actors=actors),
+        lambda kind, sid, client, parents, actors: claims(sid=sid)._replace(kind=kind, client_id=client, parents=parents, actors=actors),
         some.sampled_from(SubjectKind),
         some.none() | some.uuids(),
         some.none() | some.uuids(),
