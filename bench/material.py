@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -53,16 +53,16 @@ class Signer:
     def user_token(self) -> str:
         """Return the token of a session of somebody who has just logged in."""
         roles = ("accountant", "auditor")
-        return self._sign(self._claims(uuid4(), SubjectKind.USER)._replace(sid=uuid4(), scope=("account",), roles=roles, acr="pwd"))
+        return self._sign(self._claims(str(uuid4()), SubjectKind.USER)._replace(sid=str(uuid4()), scope=("account",), roles=roles, acr="pwd"))
 
     def client_token(self, *scopes: str) -> str:
         """Return the token of an OAuth client that acts for itself."""
         client = uuid4()
-        return self._sign(self._claims(client, SubjectKind.CLIENT)._replace(client_id=client, scope=scopes))
+        return self._sign(self._claims(str(client), SubjectKind.CLIENT)._replace(client_id=client, scope=scopes))
 
-    def _claims(self, subject: UUID, kind: SubjectKind) -> Claims:
+    def _claims(self, subject: str, kind: SubjectKind) -> Claims:
         now = int(time.time())
-        return Claims(ISSUER, subject, (AUDIENCE,), now + LIFETIME, now, uuid4(), DEFAULT_TENANT, kind, REVISION, auth_time=now)
+        return Claims(ISSUER, subject, (AUDIENCE,), now + LIFETIME, now, str(uuid4()), DEFAULT_TENANT, kind, REVISION, auth_time=now)
 
     def _sign(self, claims: Claims) -> str:
         head = json.dumps({"alg": "RS256", "kid": KID, "typ": "at+jwt"}, separators=(",", ":")).encode()

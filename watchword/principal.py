@@ -1,15 +1,14 @@
 """Whom a token speaks for."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from watchword.token.v1 import token_pb2
 from watchword.tokens import Claims, SubjectKind
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """Whom a token speaks for, as its claims say. Ids are UUIDs as text.
 
     client_id   the OAuth client that obtained the token; empty for a session of the suite's own login
@@ -42,18 +41,18 @@ class Principal:
 def principal_of(claims: Claims) -> Principal:
     """Return whom verified claims speak for."""
     return Principal(
-        subject=str(claims.sub),
-        tenant_id=str(claims.tenant_id),
-        kind=claims.kind,
-        client_id=str(claims.client_id) if claims.client_id else "",
-        session_id=str(claims.sid) if claims.sid else "",
-        scopes=frozenset(claims.scope),
-        roles=claims.roles,
-        acr=claims.acr,
-        auth_time=claims.auth_time,
-        actors=tuple(map(str, claims.actors)),
-        token_id=str(claims.jti),
-        expire_time=claims.exp,
+        claims.sub,
+        str(claims.tenant_id),
+        claims.kind,
+        str(claims.client_id) if claims.client_id else "",
+        claims.sid or "",
+        frozenset(claims.scope),
+        claims.roles,
+        claims.acr,
+        claims.auth_time,
+        tuple(map(str, claims.actors)) if claims.actors else (),
+        claims.jti,
+        claims.exp,
     )
 
 

@@ -18,17 +18,22 @@ _TOKEN, _SESSION, _SUBJECT, _CLIENT, _TENANT = (_NUMBERS[kind] for kind in list(
 
 def names(claims: Claims, kid: str) -> tuple[int, ...]:
     """Return everything that a token can be revoked as, the tenant apart: rules.names_of, written out, for every new token needs it."""
-    found = [claims.jti.int << 3 | _TOKEN, claims.sub.int << 3 | _SUBJECT, claims.tenant_id.int << 3 | _TENANT, _name_of_key(kid)]
+    subject = _number(claims.sub)
+    found = [_number(claims.jti) << 3 | _TOKEN, subject << 3 | _SUBJECT, claims.tenant_id.int << 3 | _TENANT, _name_of_key(kid)]
     if claims.sid is not None:
-        found.append(claims.sid.int << 3 | _SESSION)
+        found.append(_number(claims.sid) << 3 | _SESSION)
     if claims.client_id is not None:
         found.append(claims.client_id.int << 3 | _CLIENT)
     if claims.kind is SubjectKind.CLIENT:
-        found.append(claims.sub.int << 3 | _CLIENT)
+        found.append(subject << 3 | _CLIENT)
     found.extend(parent.int << 3 | _TOKEN for parent in claims.parents)
     for actor in claims.actors:
         found += (actor.int << 3 | _SUBJECT, actor.int << 3 | _CLIENT)
     return tuple(found)
+
+
+def _number(uuid: str) -> int:
+    return int(uuid.replace("-", ""), 16)
 
 
 @lru_cache(maxsize=256)

@@ -88,26 +88,29 @@ class Revocation:
         """Whether a token with these claims, which is named by this revocation's kind and key, is refused."""
         if self.kind in OUTRIGHT:
             return True
-        if claims.rev < self.revision or (claims.rev < self.spared_revision and claims.sid != self.spared_session_id):
+        if claims.rev < self.revision or (claims.rev < self.spared_revision and not self._spares(claims.sid)):
             return True
         return self.issued_before is not None and claims.iat < self.issued_before.timestamp()
+
+    def _spares(self, session_id: str | None) -> bool:
+        return session_id is not None and self.spared_session_id is not None and session_id == str(self.spared_session_id)
 
 
 def names_of(claims: Claims, kid: str) -> list[Name]:
     """Return everything that a token can be revoked as."""
-    tenant = claims.tenant_id
+    tenant, subject = claims.tenant_id, UUID(claims.sub)
     names = [
-        (RevokedKind.TOKEN, tenant, claims.jti),
-        (RevokedKind.SUBJECT, tenant, claims.sub),
+        (RevokedKind.TOKEN, tenant, UUID(claims.jti)),
+        (RevokedKind.SUBJECT, tenant, subject),
         (RevokedKind.TENANT, tenant, tenant),
         (RevokedKind.KEY, EVERYWHERE, id_of_key(kid)),
     ]
     if claims.sid is not None:
-        names.append((RevokedKind.SESSION, tenant, claims.sid))
+        names.append((RevokedKind.SESSION, tenant, UUID(claims.sid)))
     if claims.client_id is not None:
         names.append((RevokedKind.CLIENT, tenant, claims.client_id))
     if claims.kind is SubjectKind.CLIENT:
-        names.append((RevokedKind.CLIENT, tenant, claims.sub))
+        names.append((RevokedKind.CLIENT, tenant, subject))
     names.extend((RevokedKind.TOKEN, tenant, parent) for parent in claims.parents)
     names.extend((RevokedKind.SUBJECT, tenant, actor) for actor in claims.actors)
     names.extend((RevokedKind.CLIENT, tenant, actor) for actor in claims.actors)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from types import TracebackType
+from typing import NamedTuple
 from uuid import UUID
 
 import grpc
@@ -55,8 +56,7 @@ class WhenStale(Enum):
     REFUSE = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """A token that a key of the key set signed."""
 
     claims: Claims

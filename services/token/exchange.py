@@ -6,7 +6,7 @@ who acts. Source: RFC 8693, whose delegation this is; docs/decisions/0010-exchan
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -88,21 +88,20 @@ def _narrowed(subject: Claims, order: Order) -> Claims:
     actors = (order.client_id, *_chain(subject))
     if len(actors) > MAX_EXCHANGES or len(subject.parents) == MAX_EXCHANGES:
         raise DepthExceeded("the token was exchanged too often")
-    return replace(
-        subject,
+    return subject._replace(
         aud=(_audience(subject, order),),
         scope=_scopes(subject, order),
         roles=(),
         client_id=order.client_id,
         rev=min(subject.rev, order.revision),
         actors=actors,
-        parents=(subject.jti, *subject.parents),
+        parents=(UUID(subject.jti), *subject.parents),
     )
 
 
 def _chain(subject: Claims) -> tuple[UUID, ...]:
     """Return who has the subject's authority already. A client that obtained the first token has it too, though nobody wrote `act` into that one."""
-    if subject.actors or subject.client_id in (None, subject.sub):
+    if subject.actors or subject.client_id is None or str(subject.client_id) == subject.sub:
         return subject.actors
     return (subject.client_id,)
 
@@ -132,8 +131,8 @@ def _once(scopes: Sequence[str]) -> tuple[str, ...]:
 def _event(order: Order, subject: Claims, token: AccessToken) -> AuditEvent:
     """Name both tokens by their ids, so that the trail of a token can be followed back to the login."""
     facts = {
-        "subject": str(subject.sub),
-        "subject_token": str(subject.jti),
+        "subject": subject.sub,
+        "subject_token": subject.jti,
         "scopes": " ".join(token.claims.scope),
         "audience": token.claims.aud[0],
         "actors": " ".join(str(actor) for actor in token.claims.actors),
@@ -141,7 +140,7 @@ def _event(order: Order, subject: Claims, token: AccessToken) -> AuditEvent:
     return AuditEvent(
         "token_exchanged",
         "token",
-        str(token.claims.jti),
+        token.claims.jti,
         tenant_id=TenantId(order.tenant_id),
         actor_type="client",
         actor_id=str(order.client_id),

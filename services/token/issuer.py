@@ -57,16 +57,16 @@ class Issuer:
         issued = int(now.timestamp())
         claims = Claims(
             iss=self._issuer,
-            sub=grant.subject,
+            sub=str(grant.subject),
             aud=(grant.audience or self._audience,),
             exp=self._expiry(now, grant.not_after),
             iat=issued,
-            jti=uuid4(),
+            jti=str(uuid4()),
             tenant_id=grant.tenant_id,
             kind=grant.kind,
             rev=grant.revision,
             client_id=grant.client_id,
-            sid=grant.session_id,
+            sid=None if grant.session_id is None else str(grant.session_id),
             scope=grant.scopes,
             roles=grant.roles,
             auth_time=int(grant.auth_time.timestamp()),
@@ -80,7 +80,7 @@ class Issuer:
         Raises PreconditionFailed if it is too large without any role.
         """
         expiry = min(claims.exp, self._expiry(now, None))
-        return self._signed(claims._replace(jti=uuid4(), exp=expiry), now)
+        return self._signed(claims._replace(jti=str(uuid4()), exp=expiry), now)
 
     def _expiry(self, now: datetime, not_after: datetime | None) -> int:
         expiry = now + self._ttl

@@ -27,7 +27,7 @@ def verdict_of(answer: Answer, caller: Caller) -> token_pb2.VerifyTokenResponse:
     claims = answer.claims
     if claims is None:
         return token_pb2.VerifyTokenResponse(status=STATUSES[answer.verdict])
-    response = token_pb2.VerifyTokenResponse(status=STATUSES[answer.verdict], token_id=str(claims.jti))
+    response = token_pb2.VerifyTokenResponse(status=STATUSES[answer.verdict], token_id=claims.jti)
     _tell(response.principal, claims)
     response.expire_time.seconds = claims.exp
     response.cacheable_for.SetInParent()  # never
@@ -48,12 +48,12 @@ def principal_of(claims: Claims) -> token_pb2.Principal:
 
 def _tell(principal: token_pb2.Principal, claims: Claims) -> None:
     """Fill in place: a message made by itself is copied into the one that holds it, and every verification makes one."""
-    principal.subject = str(claims.sub)
+    principal.subject = claims.sub
     principal.tenant_id = str(claims.tenant_id)
     if claims.client_id:
         principal.client_id = str(claims.client_id)
     if claims.sid:
-        principal.session_id = str(claims.sid)
+        principal.session_id = claims.sid
     principal.type = TYPES[claims.kind]
     principal.roles.extend(claims.roles)
     principal.scopes.extend(claims.scope)

@@ -4,8 +4,8 @@ So VerifyToken and BatchVerifyTokens are answered from the encoded request, befo
 remembered of a request is its question and the encoded answer for VALID; whether the token is valid is found out anew each time.
 """
 
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -20,8 +20,7 @@ from watchword.tokens import MAX_TOKEN_BYTES
 REMEMBERED = 4096  # requests, of some 3 KB each
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A request that asked about a valid token, and the answer."""
 
     question: Question

@@ -49,13 +49,13 @@ class Revoker:
         if is_refresh_token(token):
             return await self._revoke_by_refresh(call, token, client_id)
         claims = await self._verifier.read(token)
-        if claims is None or not _has_say(call, claims.tenant_id, claims.sub, claims.client_id, client_id):
+        if claims is None or not _has_say(call, claims.tenant_id, UUID(claims.sub), claims.client_id, client_id):
             return await self._nothing(call)
         expire_time = datetime.fromtimestamp(claims.exp + 2 * LEEWAY, tz=UTC)
         if expire_time < self._clock.now():
             return await self._nothing(call)
-        revocation = Revocation(claims.tenant_id, RevokedKind.TOKEN, claims.jti, 0, expire_time)
-        return await self._write(call, revocation, cause="revoked", facts={"subject": str(claims.sub)})
+        revocation = Revocation(claims.tenant_id, RevokedKind.TOKEN, UUID(claims.jti), 0, expire_time)
+        return await self._write(call, revocation, cause="revoked", facts={"subject": claims.sub})
 
     async def _revoke_by_refresh(self, call: Call, token: str, client_id: UUID | None) -> tuple[UUID, int]:
         # A token that was redeemed already, perhaps by a thief, still names its session.

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
@@ -79,12 +80,12 @@ def _caller(answer: Answer, token: str) -> Caller:
         raise TokenInvalid
     return Caller(
         kind=CallerKind.CLIENT if claims.kind is SubjectKind.CLIENT else CallerKind.USER,
-        id=str(claims.sub),
+        id=claims.sub,
         tenant_id=TenantId(claims.tenant_id),
         scopes=frozenset(claims.scope),
         roles=claims.roles,
-        session_id=claims.sid,
-        token_id=str(claims.jti),
+        session_id=None if claims.sid is None else UUID(claims.sid),
+        token_id=claims.jti,
         token=token,
         is_acted_for=bool(claims.actors),
     )

@@ -107,7 +107,7 @@ class TokenServicer:
             token_use="access_token",  # noqa: S106
             issue_time=timestamp(claims.iat),
             expire_time=timestamp(claims.exp),
-            token_id=str(claims.jti),
+            token_id=claims.jti,
             issuer=claims.iss,
             audiences=claims.aud,
         )

@@ -6,8 +6,8 @@ key still verifies, its time, and whether it is revoked are asked anew each time
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 from uuid import UUID
 
 from services.chassis.clock import Clock
@@ -24,16 +24,14 @@ REMEMBERED = 8192  # tokens, of some 3 KB each
 _BY_STANDING = {Standing.REVOKED: Verdict.REVOKED, Standing.SUBJECT_DISABLED: Verdict.SUBJECT_DISABLED}
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A token that one of our keys signed."""
 
     kid: str
     signed: Signed
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A token, the audience that it must be meant for (empty: the suite's own), and scopes that it must carry."""
 
     token: str
@@ -41,8 +39,7 @@ class Question:
     scopes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A verdict, with the claims if they may be believed. `tenant_id` is the tenant of a token that we signed, whatever became of it."""
 
     verdict: Verdict

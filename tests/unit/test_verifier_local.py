@@ -165,15 +165,15 @@ def at(seconds: float) -> datetime:
 def claims(*, rev: int = 100, iat: int = int(NOW), sid: UUID | None = SESSION) -> Claims:
     return Claims(
         iss="i",
-        sub=SUBJECT,
+        sub=str(SUBJECT),
         aud=("a",),
         exp=int(NOW) + 300,
         iat=iat,
-        jti=TOKEN,
+        jti=str(TOKEN),
         tenant_id=TENANT,
         kind=SubjectKind.USER,
         rev=rev,
-        sid=sid,
+        sid=None if sid is None else str(sid),
     )
 
 
