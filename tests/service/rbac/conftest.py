@@ -227,8 +227,13 @@ class Tenant:
     id: str
     admin_id: str
     admin: Metadata
-    peer: Metadata
+    keys: Keys
     instances: Sequence[Instance]
+
+    @property
+    def peer(self) -> Metadata:
+        """Of identity; made for each call, for it lives a minute."""
+        return self.keys.metadata("identity", to="rbac")
 
     def user(self, who: str) -> Metadata:
         return as_user(self.id, who)
@@ -310,7 +315,7 @@ class Rbac:
         tenant, admin = str(uuid4()), str(uuid4())
         request = rbac_pb2.CreateRoleBindingRequest(subject=subject(USER, admin), role_name="watchword.admin", tenant_id=tenant)
         await ask(self.instances[0].bindings.CreateRoleBinding, request, self.peer)
-        return Tenant(tenant, admin, as_user(tenant, admin), self.peer, self.instances)
+        return Tenant(tenant, admin, as_user(tenant, admin), self.keys, self.instances)
 
     async def sql(self, statement: str, *args: object) -> list[asyncpg.Record]:
         """Run a statement as superuser."""

@@ -38,6 +38,7 @@ async def stale_answers(tenant: Tenant, rounds: int, *, before_removal: Callable
     return stale
 
 
+@pytest.mark.timeout(120 + ROUNDS // 10)
 async def test_after_a_binding_is_gone_no_instance_allows(tenant: Tenant) -> None:
     """A109, A110: every memory warm, none stale."""
     assert await stale_answers(tenant, ROUNDS) == 0
