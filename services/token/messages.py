@@ -1,11 +1,12 @@
 """Protobuf messages of tokens, from the domain and to it."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.call import Caller
-from services.token.sessions import Redemption, Tokens
+from services.token.sessions import Login, Redemption, Tokens
 from services.token.verifier import Answer, Question, Verdict
 from watchword.token.v1 import token_pb2
 from watchword.tokens import Claims, SubjectKind
@@ -77,6 +78,24 @@ def redeemer_of(redemption: Redemption) -> token_pb2.Principal:
         scopes=redemption.tokens.scopes,
         acr=redemption.acr,
         auth_time=timestamp(int(redemption.auth_time.timestamp())),
+    )
+
+
+def login_of(request: token_pb2.IssueTokenRequest, now: datetime) -> Login:
+    """Return what tokens are asked for."""
+    return Login(
+        subject=UUID(request.subject),
+        tenant_id=UUID(request.tenant_id),
+        kind=KINDS[request.type],
+        client_id=optional(request.client_id),
+        scopes=tuple(request.scopes),
+        roles=tuple(request.roles),
+        audience=request.audience,
+        acr=request.acr,
+        auth_time=request.auth_time.ToDatetime(UTC) if request.HasField("auth_time") else now,
+        revision=request.revision,
+        address=request.address,
+        user_agent=request.user_agent,
     )
 
 

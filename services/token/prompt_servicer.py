@@ -1,7 +1,8 @@
 """Answers that need no waiting: while the lease lives, a verification is a few microseconds of memory, and most of a call would be its surroundings.
 
-So VerifyToken and BatchVerifyTokens are answered from the encoded request, before anything is made for a call that may have to wait. What was
-remembered of a request is its question and the encoded answer for VALID; whether the token is valid is found out anew each time.
+So VerifyToken, BatchVerifyTokens and IssueToken without a session are answered from the encoded request, before anything is made for a call that may
+have to wait. What was remembered of a verification is its question and the encoded answer for VALID; whether the token is valid is found out anew each
+time.
 """
 
 from itertools import islice
@@ -10,10 +11,12 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from services.chassis.call import Caller
+from services.chassis.clock import Clock
 from services.chassis.validation import Validator
-from services.token.messages import may_see, question_of, verdict_of
+from services.token.messages import login_of, may_see, question_of, tokens_of, verdict_of
+from services.token.sessions import Sessions
 from services.token.verifier import Question, Verdict, Verifier
-from watchword.errors import InvalidRequest
+from watchword.errors import InvalidRequest, WatchwordError
 from watchword.token.v1 import token_pb2
 from watchword.tokens import MAX_TOKEN_BYTES
 
@@ -80,6 +83,27 @@ class PromptVerification:
             for oldest in list(islice(self._known, REMEMBERED // 8)):
                 del self._known[oldest]
         self._known[raw] = known
+
+
+class PromptIssuing:
+    """Signs at once what needs no session: an access token alone."""
+
+    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._validator = Validator()
+
+    def issue(self, raw: bytes, _caller: Caller) -> bytes | None:
+        """Answer an IssueTokenRequest. None if it has to wait, or is refused."""
+        try:
+            request = token_pb2.IssueTokenRequest.FromString(raw)
+            self._validator.check(request)
+            if request.with_refresh_token:
+                return None
+            tokens = self._sessions.issue_alone(login_of(request, self._clock.now()))
+        except (DecodeError, RecursionError, WatchwordError):
+            return None
+        return token_pb2.IssueTokenResponse(tokens=tokens_of(tokens)).SerializeToString()
 
 
 def _token_alone(raw: bytes) -> str | None:

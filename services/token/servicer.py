@@ -10,11 +10,11 @@ from services.chassis.consistency import ConsistencyTokens
 from services.chassis.tenancy import TenantId
 from services.token.exchange import Exchange
 from services.token.exchange_servicer import exchange
-from services.token.messages import KINDS, TYPES, may_see, optional, principal_of, question_of, redeemer_of, timestamp, tokens_of, verdict_of
-from services.token.prompt_servicer import PromptVerification
+from services.token.messages import TYPES, login_of, may_see, optional, principal_of, question_of, redeemer_of, timestamp, tokens_of, verdict_of
+from services.token.prompt_servicer import PromptIssuing, PromptVerification
 from services.token.revocations import RevokedKind
 from services.token.revoker import Revoker, Target
-from services.token.sessions import Login, Sessions, digest_of, is_refresh_token
+from services.token.sessions import Sessions, digest_of, is_refresh_token
 from services.token.store.sessions import SessionStore
 from services.token.verifier import Question, Verdict, Verifier
 from services.token.watch_servicer import Watch
@@ -51,26 +51,14 @@ class TokenServicer:
         self._exchange = exchange
         self._watch = watch
         prompt = PromptVerification(verifier)
-        self.prompts = {"VerifyToken": prompt.verify, "BatchVerifyTokens": prompt.verify_batch}
+        issuing = PromptIssuing(sessions, clock)
+        self.prompts = {"VerifyToken": prompt.verify, "BatchVerifyTokens": prompt.verify_batch, "IssueToken": issuing.issue}
         self._consistency = consistency
         self._clock = clock
 
     async def IssueToken(self, request: token_pb2.IssueTokenRequest, call: Call) -> token_pb2.IssueTokenResponse:
-        login = Login(
-            subject=UUID(request.subject),
-            tenant_id=UUID(request.tenant_id),
-            kind=KINDS[request.type],
-            client_id=optional(request.client_id),
-            scopes=tuple(request.scopes),
-            roles=tuple(request.roles),
-            audience=request.audience,
-            acr=request.acr,
-            auth_time=request.auth_time.ToDatetime(UTC) if request.HasField("auth_time") else self._clock.now(),
-            revision=request.revision,
-            address=request.address,
-            user_agent=request.user_agent,
-        )
-        tokens = await (self._sessions.open(call, login) if request.with_refresh_token else self._sessions.issue_alone(login))
+        login = login_of(request, self._clock.now())
+        tokens = await self._sessions.open(call, login) if request.with_refresh_token else self._sessions.issue_alone(login)
         return token_pb2.IssueTokenResponse(tokens=tokens_of(tokens))
 
     async def RefreshToken(self, request: token_pb2.RefreshTokenRequest, call: Call) -> token_pb2.RefreshTokenResponse:

@@ -162,8 +162,8 @@ class Sessions:
         )
         return await self._store.insert_session(call, session, refresh, revision=login.revision, result=tokens, kind=Tokens, event=event)
 
-    async def issue_alone(self, login: Login) -> Tokens:
-        """Return an access token without a session: client_credentials, RFC 6749 section 4.4.3."""
+    def issue_alone(self, login: Login) -> Tokens:
+        """Return an access token without a session: client_credentials, RFC 6749 section 4.4.3. Raises PreconditionFailed, DependencyUnavailable."""
         grant = Grant(
             login.subject,
             login.tenant_id,
