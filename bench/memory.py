@@ -3,17 +3,16 @@
 import asyncio
 import re
 import time
-import urllib.request
 from dataclasses import replace
 
 import asyncpg
 
+from bench.counters import exposition
 from bench.figures import Bench, Figure, at_most
 from bench.machine import MIB, resident_bytes
 from bench.slices import Spread
 from bench.workers import BenchError
 from services.chassis.tenancy import DEFAULT_TENANT
-from services.up.ports import HOST, reserve_any
 
 LOADING = 60.0  # seconds
 HELD = re.compile(r"^watchword_lease_current(\{.*\})? 1(\.0)?$", re.MULTILINE)
@@ -33,11 +32,8 @@ async def memory(bench: Bench) -> list[Figure]:
     for wanted in bench.extent.live_revocations:
         await _insert(database, wanted - present)
         present = wanted
-        port = reserve_any()
-        port.release()
-        metrics = f"{HOST}:{port.port}"
-        async with bench.stack.token(database, redis=4, core=bench.stack.cores.measured, METRICS_ADDRESS=metrics) as instance:
-            loading = await _loaded(metrics)
+        async with bench.stack.token(database, redis=4, core=bench.stack.cores.measured) as instance:
+            loading = await _loaded(instance.metrics or "")
             resident[wanted], peak = resident_bytes(instance.pid), resident_bytes(instance.pid, peak=True)
             serving, loaded = instance.start_seconds, instance.start_seconds + loading
         bench.say(f"{wanted:>9,} live revocations: {resident[wanted] / MIB:.0f} MiB, memory answers after {loaded:.1f} s")
@@ -59,15 +55,10 @@ async def _loaded(metrics: str) -> float:
     """Wait until an instance answers from memory; return how many seconds that took. Raises BenchError."""
     began = time.monotonic()
     while time.monotonic() - began < LOADING:
-        if HELD.search(await asyncio.to_thread(_read, metrics)):
+        if HELD.search(await exposition(metrics)):
             return time.monotonic() - began
         await asyncio.sleep(0.1)
     raise BenchError(f"the instance did not load its memory within {LOADING:.0f} s")
-
-
-def _read(metrics: str) -> str:
-    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
-        return str(answer.read().decode())
 
 
 def _one(name: str, title: str, unit: str, value: float, bound: float | None = None, notes: tuple[str, ...] = ()) -> Figure:

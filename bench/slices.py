@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from bench.counters import answered
 from bench.machine import cpu_nanoseconds
 from bench.material import ServiceKeys
 from bench.stack import Instance
@@ -92,7 +93,8 @@ class Load:
     concurrency: int = CONCURRENCY
 
     async def __call__(self, number: int) -> Sample:
-        """Run one slice. Raises BenchError if an answer is not the expected one."""
+        """Run one slice. Raises BenchError if an answer is not the expected one, or the instance counted otherwise."""
+        counted = await self._counted()
         before = cpu_nanoseconds(self.instance.pid)
         answer = await self.worker.ask(
             address=self.instance.address,
@@ -106,7 +108,12 @@ class Load:
         units = answer["answers"] * self.units
         if answer["outcomes"] != {self.expected: units}:
             raise BenchError(f"{self.method} answered {answer['outcomes']}, not {units} times {self.expected}; see {self.instance.log}")
+        if self.instance.metrics is not None and (told := await self._counted() - counted) != answer["answers"]:
+            raise BenchError(f"the instance counted {told} calls of {self.method} that ended with OK, the load {answer['answers']}")
         return Sample(units, cpu, answer["seconds"], answer["p50"], answer["p99"])
+
+    async def _counted(self) -> int:
+        return 0 if self.instance.metrics is None else await answered(self.instance.metrics, self.method)
 
     def _extent(self, number: int) -> dict[str, float | None]:
         """The warm-up has requests of its own: the first ones of the file."""

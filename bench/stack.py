@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
@@ -39,12 +39,13 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A running server, and how long it took to be ready."""
+    """A running server, and how long it took to be ready. `metrics` is host:port, None if it has none."""
 
     address: str
     pid: int
     log: Path
     start_seconds: float
+    metrics: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,11 @@ class Stack:
             **SETTINGS,
             **settings,
         }
-        name = f"token-{secrets.token_hex(2)}"
-        async with self.server(name, [sys.executable, "-m", "services.token"], {**environment, "INSTANCE_ID": name}, core=core) as instance:
-            yield instance
+        name, port = f"token-{secrets.token_hex(2)}", reserve_any()
+        port.release()
+        environment |= {"INSTANCE_ID": name, "METRICS_ADDRESS": f"{HOST}:{port.port}"}
+        async with self.server(name, [sys.executable, "-m", "services.token"], environment, core=core) as instance:
+            yield replace(instance, metrics=environment["METRICS_ADDRESS"])
 
     @asynccontextmanager
     async def echo(self, sample: Path) -> AsyncIterator[Instance]:
