@@ -16,8 +16,8 @@ METHOD = """\
 `scripts/bench` does all of it; [the results](../bench/results/latest.json) are as it wrote them.
 
 * **Cost is CPU time** of the measured process, user and system, of all its threads, divided by the answers it gave. Every answer is read: one that
-  does not say what it must (VALID, an access token) ends the run without figures. A gRPC error is never counted as an answer, and a slice in which the
-  instance's own count of calls that ended with OK (`grpc_server_handled_total`) differs from the load's ends the run as well.
+  does not say what it must (VALID, an access token) ends the run without figures. A gRPC error is never counted as an answer, and a slice in which
+  the instance's own count of calls that ended with OK (`grpc_server_handled_total`) differs from the load's ends the run as well.
 * **Floor and ceiling are of the same run.** What is compared runs in short slices, in turn (A B C A B C …). A ratio is taken within each turn; the
   table gives the median of the turns, and in brackets the least and the most.
 * **The echo** is a bare grpc.aio server that reads the same request with the same headers and writes the same answer as VerifyToken, and does nothing

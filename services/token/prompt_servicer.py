@@ -1,8 +1,8 @@
 """Answers that need no waiting: while the lease lives, a verification is a few microseconds of memory, and most of a call would be its surroundings.
 
-So VerifyToken, BatchVerifyTokens and IssueToken without a session are answered from the encoded request, before anything is made for a call that may
-have to wait. What was remembered of a verification is its question and the encoded answer for VALID; whether the token is valid is found out anew each
-time.
+So VerifyToken, BatchVerifyTokens and IssueToken without a session are answered from the encoded request, before anything is made for a call that
+may have to wait. What was remembered of a verification is its question and the encoded answer for VALID; whether the token is valid is found out
+anew each time.
 """
 
 from itertools import islice
