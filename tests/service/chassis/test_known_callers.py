@@ -105,6 +105,7 @@ async def test_who_is_known_costs_no_question_to_token(fleet: Fleet) -> None:
     assert fleet.asked == before
 
 
+@pytest.mark.timeout(120 + ROUNDS)
 @pytest.mark.parametrize("revoke", [by_token, by_refresh_token, by_session, by_subject, by_disabling, by_client, by_tenant])
 async def test_after_the_ok_nobody_lets_the_token_in(fleet: Fleet, revoke: Revoke) -> None:
     """The headline: warmed on all instances, revoked at one, asked at all at once."""
