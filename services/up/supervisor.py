@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-from gateway.render import ConfigurationInvalid
+from gateway.upstreams import ConfigurationInvalid
 from services.embedded import EmbeddedError
 from services.up.blueprint import Blueprint, Instance
 from services.up.child import Child
