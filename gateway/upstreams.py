@@ -1,7 +1,7 @@
 """Where the instances are, as Envoy is told it.
 
-Host names are resolved by Envoy (STRICT_DNS, as gateway/clusters.yaml says). Instances that are given by address are read from a file a context (EDS):
-Envoy follows each, keeps what it knows of the instances that stay, and takes in or lets go of the others without a restart.
+Host names are resolved by Envoy (STRICT_DNS, as gateway/clusters.yaml says). Instances that are given by address are in a
+file a context (EDS): Envoy follows each, keeps what it knows of those that stay, and takes in or lets go of the others.
 """
 
 from __future__ import annotations
