@@ -15,7 +15,7 @@ from grpc_health.v1._async import HealthServicer
 
 from services.up.__main__ import main as up
 from services.up.processes import PROCESSES, Kind, Process
-from watchword.token.v1 import token_pb2, token_pb2_grpc
+from watchword.token.v1 import token_pb2
 
 MODULE = "tests.suite.stack_standin"
 
@@ -25,11 +25,16 @@ def stand_in(row: Process) -> Process:
     return row if row.kind in (Kind.STORE, Kind.EDGE) else replace(row, module=MODULE, replicas=1)
 
 
-class Tokens(token_pb2_grpc.TokenServiceServicer):
-    """Knows no token."""
+async def verify(request: token_pb2.VerifyTokenRequest, context: object) -> token_pb2.VerifyTokenResponse:
+    """Know no token."""
+    return token_pb2.VerifyTokenResponse(status=token_pb2.MALFORMED)
 
-    async def VerifyToken(self, request: token_pb2.VerifyTokenRequest, context: object) -> token_pb2.VerifyTokenResponse:
-        return token_pb2.VerifyTokenResponse(status=token_pb2.MALFORMED)
+
+VERIFY = grpc.unary_unary_rpc_method_handler(
+    verify,
+    request_deserializer=token_pb2.VerifyTokenRequest.FromString,
+    response_serializer=token_pb2.VerifyTokenResponse.SerializeToString,
+)
 
 
 class Numbers:
@@ -41,7 +46,9 @@ class Numbers:
     async def tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         self._failed += "GUILTY" in os.environ
-        body = f'grpc_server_handled_total{{grpc_code="Internal"}} {self._failed}\ngrpc_server_handled_total{{grpc_code="NotFound"}} {self._failed * 9}\n'
+        body = "".join(
+            f'grpc_server_handled_total{{grpc_code="{code}"}} {self._failed * times}\n' for code, times in (("Internal", 1), ("NotFound", 9))
+        )
         writer.write(f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
         await writer.drain()
         writer.close()
@@ -55,7 +62,7 @@ async def serve() -> int:
     server, servicer = grpc.aio.server(), HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     if "MUTE" not in os.environ:
-        token_pb2_grpc.add_TokenServiceServicer_to_server(Tokens(), server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("watchword.token.v1.TokenService", {"VerifyToken": VERIFY}),))
     server.add_insecure_port(os.environ["GRPC_ADDRESS"])
     await server.start()
     await asyncio.start_server(Numbers().tell, *os.environ["METRICS_ADDRESS"].split(":"))

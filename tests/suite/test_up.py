@@ -5,10 +5,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -16,6 +14,7 @@ import pytest
 from services.up import control
 from services.up.probes import grpc_serving
 from tests.conftest import ROOT, eventually
+from tests.suite.stand_in import STAND_IN, StandIn, stand_in
 
 
 @pytest.fixture
