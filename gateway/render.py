@@ -12,7 +12,6 @@ does it from flags and the environment, for docker compose and Kubernetes.
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import shutil
 import sys
@@ -20,19 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.certificates import Certificate, EdgeTls, listener_socket, upstream_socket
+from gateway.certificates import Certificate, EdgeTls, listener_socket
 from gateway.documents import Node, parsed, write
 from gateway.tracing import Tracing
+from gateway.upstreams import CONTEXTS, Address, ConfigurationInvalid, clusters, socket_address
 
 ROOT = Path(__file__).resolve().parent.parent
 EDGE, INTERNAL, METRICS = 0, 1, 2  # the listeners of envoy.yaml, in its order
-CONTEXTS = ("identity", "token", "rbac", "gateway")
-
-Address = tuple[str, int]
-
-
-class ConfigurationInvalid(Exception):
-    """A value that the edge cannot be configured with. The message says which, and how to mend it."""
 
 
 def render(
@@ -65,7 +58,7 @@ def render(
     config = parsed(ROOT / "envoy.yaml")
     listeners = config["static_resources"]["listeners"]
     for place, address in ((config["admin"], admin), (listeners[EDGE], rest), (listeners[INTERNAL], grpc)):
-        place["address"] = _socket_address(address)
+        place["address"] = socket_address(address)
     config["dynamic_resources"]["cds_config"]["path_config_source"]["path"] = str(directory / "clusters.yaml")
     edge = _connection_manager(listeners[EDGE])
     edge["xff_num_trusted_hops"] = trusted_hops
@@ -78,43 +71,6 @@ def render(
             _connection_manager(listeners[listener])["tracing"] = tracing.manager()
     _expose(config["static_resources"], metrics, admin)
     return write(directory / "envoy.yaml", config)
-
-
-def clusters(directory: Path, upstreams: Mapping[str, Sequence[Address]], *, tls: EdgeTls | None = None) -> Path:
-    """Replace clusters.yaml in `directory` by a rename, which a running Envoy follows at once.
-
-    Raises    ConfigurationInvalid
-    """
-    directory = directory.resolve()
-    if set(upstreams) != set(CONTEXTS):
-        raise ConfigurationInvalid(f"upstreams: give addresses for exactly {', '.join(CONTEXTS)}; these were given: {', '.join(upstreams) or 'none'}")
-    document = parsed(ROOT / "gateway" / "clusters.yaml")
-    for cluster in document["resources"]:
-        _aim(cluster, upstreams[cluster["name"]])
-        if tls and tls.upstream_ca:
-            cluster["transport_socket"] = upstream_socket(directory, cluster["name"], tls.upstream_ca, certificate=tls.upstream)
-    return write(directory / "clusters.yaml", document)
-
-
-def _aim(cluster: Node, addresses: Sequence[Address]) -> None:
-    # STATIC needs no resolver, and takes a new address the moment the file changes.
-    if all(_is_ip(host) for host, _ in addresses):
-        cluster["type"] = "STATIC"
-        cluster.pop("dns_refresh_rate")
-    endpoints = [{"endpoint": {"address": _socket_address(address)}} for address in addresses]
-    cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": endpoints}]
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _socket_address(address: Address) -> Node:
-    return {"socket_address": {"address": address[0], "port_value": address[1]}}
 
 
 def _connection_manager(listener: Node) -> Node:
@@ -139,9 +95,9 @@ def _expose(resources: Node, metrics: Address | None, admin: Address) -> None:
         del resources["listeners"][METRICS]
         resources["clusters"] = [cluster for cluster in resources["clusters"] if cluster["name"] != "admin"]
         return
-    resources["listeners"][METRICS]["address"] = _socket_address(metrics)
+    resources["listeners"][METRICS]["address"] = socket_address(metrics)
     admin_cluster = next(cluster for cluster in resources["clusters"] if cluster["name"] == "admin")
-    admin_cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": _socket_address(admin)}}]}]
+    admin_cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": socket_address(admin)}}]}]
 
 
 def _origin(text: str) -> str:

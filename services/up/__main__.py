@@ -11,7 +11,7 @@ from services.up.blueprint import CHECKOUT, Blueprint, Wishes, caller_settings
 from services.up.detach import in_background
 from services.up.home import Home, HomeError
 from services.up.ports import PortBusy, reserve
-from services.up.processes import PROCESSES, Kind, Process, with_replicas
+from services.up.processes import MOST_INSTANCES, PROCESSES, Kind, Process, with_replicas
 from services.up.session import Session
 
 
@@ -26,8 +26,8 @@ def pair(text: str) -> tuple[str, str]:
 def replicas(text: str) -> dict[str, int]:
     """Parse SERVICE=COUNT,…"""
     counts = dict(pair(part) for part in text.split(","))
-    if not all(count.isdigit() and 1 <= int(count) <= 16 for count in counts.values()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not SERVICE=COUNT with counts from 1 to 16")
+    if not all(count.isdigit() and 1 <= int(count) <= MOST_INSTANCES for count in counts.values()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not SERVICE=COUNT with counts from 1 to {MOST_INSTANCES}")
     return {name: int(count) for name, count in counts.items()}
 
 

@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 
 from gateway.render import render
 from gateway.tracing import Tracing
+from gateway.upstreams import endpoints
 from services import embedded
 from services.up import probes
 from services.up.child import Child, Command
@@ -41,12 +44,21 @@ class Wishes:
         return self.settings.get(name, "")
 
 
+class Route(Enum):
+    """What Envoy is told of an instance."""
+
+    NONE = auto()  # nothing: it is new, or about to go
+    OPEN = auto()  # it gets calls while it is healthy
+    RESTING = auto()  # it finishes its calls and gets no new ones, ready to be opened again
+
+
 @dataclass(slots=True, eq=False)
 class Instance:
     """One process of the stack, with the port that stays its own over restarts.
 
-    metrics    the port where Prometheus may ask, for services and Envoy
-    is_parked  stopped by command: its end is no accident
+    metrics   the port where Prometheus may ask, for services and Envoy
+    settings  what it is set to beside what the caller of `scripts/up` wished
+    may_end   its end is no accident: it was stopped by command, or is on trial
     """
 
     process: Process
@@ -55,7 +67,14 @@ class Instance:
     log: Path
     metrics: Reservation | None = None
     child: Child | None = field(default=None)
-    is_parked: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    route: Route = Route.OPEN
+    may_end: bool = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process was started and has not ended."""
+        return self.child is not None and self.child.is_running
 
     @property
     def address(self) -> str:
@@ -70,6 +89,11 @@ class Instance:
         path = "/stats/prometheus" if self.process.kind is Kind.EDGE else "/metrics"
         return f"http://{HOST}:{self.metrics.port}{path}"
 
+    def begin_log(self) -> None:
+        """Begin a new log, keeping one generation of the old ones."""
+        with suppress(FileNotFoundError):
+            self.log.replace(self.log.with_suffix(".log.1"))
+
 
 class Blueprint:
     """The stack as it is to be built."""
@@ -80,7 +104,8 @@ class Blueprint:
         self._rest, self._grpc = rest, grpc
         self.processes = tuple(row for row in processes if not self._is_elsewhere(row))
         self.elsewhere = tuple(row for row in processes if self._is_elsewhere(row))
-        self.instances = tuple(instance for row in self.processes for instance in self._instances(row))
+        self.instances = [self._instance(row, name) for row in self.processes for name in _names(row)]
+        self._settings: dict[str, Mapping[str, str]] = {}
 
     @property
     def rest_url(self) -> str:
@@ -127,6 +152,41 @@ class Blueprint:
         if self._wishes.given("SMTP_HOST"):
             return ""
         return self._wishes.given("MAIL_DIR") or str(self._home.mail)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of the services, in the order in which they start."""
+        return tuple(row.name for row in self.processes if row.kind is Kind.SERVICE)
+
+    def of(self, service: str) -> list[Instance]:
+        """Return the instances of a service."""
+        return [instance for instance in self.instances if instance.process.name == service]
+
+    def add(self, service: str, settings: Mapping[str, str] | None = None) -> Instance:
+        """Plan one more instance, by the lowest free number; `settings` are added to those that the service was last settled on."""
+        taken = {instance.name for instance in self.instances}
+        name = next(name for number in range(1, len(taken) + 2) if (name := f"{service}-{number}") not in taken)
+        made = self._instance(next(row for row in self.processes if row.name == service), name)
+        made.settings = overlaid(self._settings.get(service, {}), settings or {})
+        made.route, made.may_end = Route.NONE, True
+        self.instances.insert(self.instances.index(self.of(service)[-1]) + 1, made)
+        return made
+
+    def settle(self, instance: Instance) -> None:
+        """Let `instance` be one like the others: its end is an accident from now on, and what it is set to holds for all that are added."""
+        instance.may_end = False
+        self._settings[instance.process.name] = instance.settings
+
+    def forget(self, instance: Instance) -> None:
+        """Take an instance that does not run any more out of the stack."""
+        self.release(instance)
+        self.instances.remove(instance)
+
+    def tell_envoy(self, service: str) -> None:
+        """Replace Envoy's file of the service's instances."""
+        known = [instance for instance in self.of(service) if instance.route is not Route.NONE]
+        resting = {instance.reservation.address for instance in known if instance.route is Route.RESTING}
+        endpoints(self._home.envoy, service, [instance.reservation.address for instance in known], resting=resting)
 
     def write_addresses(self) -> None:
         """Put the stores' addresses, which are new with every start, where the services' settings point to."""
@@ -180,7 +240,7 @@ class Blueprint:
 
     def environment(self, instance: Instance) -> dict[str, str]:
         """Return the environment of a service or a job."""
-        row, given = instance.process, self._wishes.settings
+        row, given = instance.process, overlaid(self._wishes.settings, instance.settings)
         defaults = {f"{name}_FILE": str(self._home.path / path) for name, path in row.files.items() if not _is_set(given, name)}
         defaults |= {name: value.format(home=self._home.path) for name, value in row.settings.items() if not _is_set(given, name)}
         if _is_set(given, "SMTP_HOST"):
@@ -195,28 +255,26 @@ class Blueprint:
         inherited = {name: value for name, value in given.items() if name.removesuffix("_FILE") not in own}
         return {**inherited, **defaults, **own}
 
-    def _instances(self, row: Process) -> list[Instance]:
-        names = [row.name] if row.kind is not Kind.SERVICE else [f"{row.name}-{number + 1}" for number in range(row.replicas)]
+    def _instance(self, row: Process, name: str) -> Instance:
         is_metered = row.kind in (Kind.SERVICE, Kind.EDGE)
-        return [Instance(row, name, reserve_any(), self._home.log(name), reserve_any() if is_metered else None) for name in names]
+        return Instance(row, name, reserve_any(), self._home.log(name), reserve_any() if is_metered else None)
 
     def _render(self) -> Path:
-        upstreams: dict[str, list[tuple[str, int]]] = {}
-        for instance in self.instances:
-            if instance.process.kind is Kind.SERVICE:
-                upstreams.setdefault(instance.process.name, []).append(instance.reservation.address)
         origins = [origin.strip() for origin in self._wishes.given("CORS_ORIGINS").split(",") if origin.strip()]
         envoy = self._one("envoy")
-        return render(
+        path = render(
             self._home.envoy,
             rest=self._rest.address,
             grpc=self._grpc.address,
             admin=envoy.reservation.address,
-            upstreams=upstreams,
+            upstreams={service: [instance.reservation.address for instance in self.of(service)] for service in self.services},
             cors_origins=origins,
             metrics=envoy.metrics.address if envoy.metrics else None,
             tracing=Tracing.parse(self._wishes.given("OTEL_EXPORTER_OTLP_ENDPOINT"), self._wishes.given("OTEL_TRACES_SAMPLER_ARG")),
         )
+        for service in self.services:
+            self.tell_envoy(service)
+        return path
 
     def _one(self, name: str) -> Instance:
         return next(instance for instance in self.instances if instance.name == name)
@@ -232,9 +290,18 @@ class Blueprint:
 
 
 def caller_settings(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the caller's environment with `extra` on top; a NAME in one replaces a NAME_FILE in the other."""
+    """Return the caller's environment with `extra` on top."""
+    return overlaid(os.environ, extra)
+
+
+def overlaid(settings: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """Return `settings` with `extra` on top; a NAME in one replaces a NAME_FILE in the other."""
     replaced = {f"{name}_FILE" for name in extra} | {name.removesuffix("_FILE") for name in extra if name.endswith("_FILE")}
-    return {**{name: value for name, value in os.environ.items() if name not in replaced}, **extra}
+    return {**{name: value for name, value in settings.items() if name not in replaced}, **extra}
+
+
+def _names(row: Process) -> list[str]:
+    return [row.name] if row.kind is not Kind.SERVICE else [f"{row.name}-{number + 1}" for number in range(row.replicas)]
 
 
 def _is_set(settings: Mapping[str, str], name: str) -> bool:

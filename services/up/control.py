@@ -1,24 +1,24 @@
-"""The control socket of a running stack: stops, pauses and starts single instances, for tests and for trying out what a failure does.
+"""The control socket of a running stack, from the outside: stops, pauses and starts single instances, and has the fleet changed.
 
     python -m services.up.control stop token-1 --signal KILL
     python -m services.up.control start token-1
 
-One JSON object a line each way: {"stop": NAME, "signal": "TERM"} or {"start": NAME}; the answer is {} or {"error": TEXT}. The signals are TERM,
-KILL, STOP (pause) and CONT (go on). Only who may enter the home may connect.
+One JSON object a line each way, one command a connection: {"stop": NAME, "signal": "TERM"}, {"start": NAME}, {"scale": {SERVICE: N}},
+{"restart": [SERVICE]}, {"switch": [SERVICE], "settings": {NAME: VALUE}, "watch": SECONDS, "tolerate": N} and {"rollback": true}. While it is carried
+out, lines {"said": TEXT} may come; the last line is {} or {"error": TEXT}. The signals are TERM, KILL, STOP (pause) and CONT (go on). Only who may
+enter the home may connect.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from services.up.supervisor import Failed, Stack
+from typing import Any
 
 SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "CONT": signal.SIGCONT}
 LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux, 104 elsewhere
@@ -28,49 +28,20 @@ class ControlError(Exception):
     """The stack did not do what it was told; the text says why."""
 
 
-async def serve(path: Path, stack: Stack, changed: Callable[[], None]) -> asyncio.Server:
-    """Listen on `path`; call `changed` after each command that was carried out, because process ids may have changed."""
-
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while line := await reader.readline():
-                answer = await _obey(stack, line)
-                changed()
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
-        finally:
-            writer.close()
-
-    with _short(path) as address:
-        return await asyncio.start_unix_server(converse, address)
-
-
-async def _obey(stack: Stack, line: bytes) -> dict[str, str]:
-    try:
-        await _action(stack, json.loads(line))
-    except (Failed, LookupError, ValueError, TypeError, AttributeError) as error:
-        return {"error": str(error)}
-    return {}
-
-
-def _action(stack: Stack, command: dict[str, str]) -> Awaitable[None]:
-    match command:
-        case {"stop": str(name)}:
-            return stack.stop_instance(name, SIGNALS[command.get("signal", "TERM")])
-        case {"start": str(name)}:
-            return stack.start_instance(name)
-        case _:
-            raise ValueError('the commands are {"stop": NAME, "signal": "TERM"} and {"start": NAME}')
-
-
-def tell(home: Path, command: dict[str, str], timeout: float = 120.0) -> None:
+def tell(home: Path, command: dict[str, Any], timeout: float | None = 120.0, said: Callable[[str], None] = print) -> None:
     """Have the stack in `home` carry `command` out; return when it is done. Raises ControlError, OSError, TimeoutError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, _short(home / "control.sock") as address:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, short(home / "control.sock") as address:
         connection.settimeout(timeout)
         connection.connect(address)
         connection.sendall(json.dumps(command).encode() + b"\n")
         with connection.makefile() as answers:
-            answer = json.loads(answers.readline() or '{"error": "the stack went away"}')
+            for line in answers:
+                answer = json.loads(line)
+                if "said" not in answer:
+                    break
+                said(answer["said"])
+            else:
+                answer = {"error": "the stack went away, or is being stopped"}
     if "error" in answer:
         raise ControlError(answer["error"])
 
@@ -86,7 +57,7 @@ def start_instance(home: Path, name: str) -> None:
 
 
 @contextmanager
-def _short(path: Path) -> Iterator[str]:
+def short(path: Path) -> Iterator[str]:
     """Give a name of the socket that fits into sun_path, however deep its home is."""
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         yield str(path)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
 
+MOST_INSTANCES = 16  # of one service, on one machine
+
 
 class Kind(Enum):
     """How a process is started, watched and stopped."""

@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from services.up import control, endpoints, walkthrough
+from services.up import endpoints, walkthrough
 from services.up.blueprint import Blueprint
+from services.up.commands import Commands, serve
 from services.up.home import Home
 from services.up.supervisor import DRAIN_LIMIT_SECONDS, FAILURE_LIMIT_SECONDS, Failed, Stack
 
@@ -24,7 +25,8 @@ class Session:
 
     async def run(self, ready: Callable[[], None]) -> int:
         """Run until a signal asks to stop; call `ready` once everything answers. Return 0, or 1 when something failed."""
-        self._keep_former_logs()
+        for instance in self._blueprint.instances:
+            instance.begin_log()
         self._blueprint.write_addresses()
         self._withdraw()
         stack, asked = Stack(self._blueprint, _say), asyncio.Event()
@@ -47,8 +49,8 @@ class Session:
             _say(f"  {row.name:<13}    —     given by the environment")
         if not await _unless(asked, stack.start(), stack):
             return
-        server = await control.serve(self._home.control, stack, lambda: self._publish(stack))
-        async with server:
+        commands = Commands(self._home, self._blueprint, stack, changed=lambda: self._publish(stack))
+        async with serve(self._home.control, commands):
             self._publish(stack)
             found = endpoints.describe(self._home, self._blueprint, stack)
             _say(f"ready in {time.monotonic() - began:.1f} s\n{walkthrough.summary(found)}\n\n{walkthrough.lines(found)}")
@@ -80,12 +82,6 @@ class Session:
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, heed)
-
-    def _keep_former_logs(self) -> None:
-        """Begin new logs, keeping one generation of the old ones."""
-        for instance in self._blueprint.instances:
-            with suppress(FileNotFoundError):
-                instance.log.replace(instance.log.with_suffix(".log.1"))
 
 
 async def _unless(asked: asyncio.Event, work: Coroutine[None, None, object], stack: Stack) -> bool:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-from gateway.render import ConfigurationInvalid
+from gateway.upstreams import ConfigurationInvalid
 from services.embedded import EmbeddedError
 from services.up.blueprint import Blueprint, Instance
 from services.up.child import Child
@@ -74,12 +74,12 @@ class Stack:
     async def stop_instance(self, name: str, number: signal.Signals) -> None:
         """Signal one instance; for signals that end it, wait until it has. The stack goes on without it. Raises LookupError, Failed."""
         instance = self._find(name)
-        if instance.child is None or not instance.child.is_running:
+        if instance.child is None or not instance.is_running:
             raise Failed(name, "is not running")
         if number in (signal.SIGSTOP, signal.SIGCONT):
             instance.child.send(number)
             return
-        instance.is_parked = True
+        instance.may_end = True
         instance.child.send(number)
         try:
             await asyncio.wait_for(instance.child.ended(), DRAIN_LIMIT_SECONDS)
@@ -89,10 +89,10 @@ class Stack:
     async def start_instance(self, name: str) -> None:
         """Start an instance that was stopped, on its old port; return when it is healthy. Raises LookupError, Failed."""
         instance = self._find(name)
-        if instance.child is not None and instance.child.is_running:
+        if instance.is_running:
             raise Failed(name, "is running")
-        await self._bring_up(instance)
-        instance.is_parked = False
+        await self.bring_up(instance)
+        instance.may_end = False
 
     def _find(self, name: str) -> Instance:
         for instance in self.instances:
@@ -106,12 +106,12 @@ class Stack:
                 await self._healthy[need].wait()
         began = time.monotonic()
         mine = [instance for instance in self._blueprint.instances if instance.process is row]
-        await _all(self._bring_up(instance) for instance in mine)
+        await _all(self.bring_up(instance) for instance in mine)
         self._healthy[row.name].set()
         label = f"{row.name} x{len(mine)}" if row.kind is Kind.SERVICE else row.name
         self._report(f"  {label:<13} {time.monotonic() - began:5.1f} s")
 
-    async def _bring_up(self, instance: Instance) -> None:
+    async def bring_up(self, instance: Instance) -> None:
         """Start one instance and wait until it is healthy or, for a job, done. Raises Failed."""
         try:
             command = await asyncio.to_thread(self._blueprint.command, instance)
@@ -152,7 +152,7 @@ class Stack:
     def _watch(self, instance: Instance, child: Child) -> None:
         async def watch() -> None:
             code = await child.ended()
-            if not instance.is_parked and not self._is_stopping and not self._casualty.done():
+            if not instance.may_end and not self._is_stopping and not self._casualty.done():
                 self._casualty.set_result(self._failed(instance, child, _how_it_ended(code)))
 
         task = asyncio.create_task(watch())

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,8 @@ from watchword.rbac.v1 import permission_pb2_grpc, rbac_pb2_grpc
 from watchword.token.v1 import token_pb2_grpc
 
 PASSWORD = "a good horse may hold on to 7 staples"
-STACK = ("--rest-port", "0", "--grpc-port", "0", "--unsafe-speed", "--replicas", "token=3,rbac=3")
+STACK = ("--rest-port", "0", "--grpc-port", "0", "--unsafe-speed")
+REPLICAS = ("--replicas", "token=3,rbac=3")
 # The tests log in far more often than people do, all from one address.
 # The first administrator logs in once, for all tests.
 SETTINGS = (
@@ -105,12 +106,11 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    """The stack, ready; gone afterwards."""
-    home = tmp_path_factory.mktemp("suite") / "home"
+@contextmanager
+def running(home: Path, *options: str) -> Iterator[Suite]:
+    """Run a stack in `home` while inside."""
     settings = [part for setting in SETTINGS for part in ("--env", setting)]
-    started = run(sys.executable, "-m", "services.up", "--detach", "--home", str(home), *STACK, *settings)
+    started = run(sys.executable, "-m", "services.up", "--detach", "--home", str(home), *STACK, *settings, *options)
     assert started.returncode == 0, started.stdout + started.stderr
     try:
         raw = json.loads((home / "endpoints.json").read_text())
@@ -118,6 +118,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
         yield Suite(home, Endpoints(**raw, instances=instances))
     finally:
         run(sys.executable, "-m", "services.up.down", "--home", str(home))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    """The stack, ready; gone afterwards."""
+    with running(tmp_path_factory.mktemp("suite") / "home", *REPLICAS) as suite:
+        yield suite
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway.certificates import EdgeTls
-from gateway.render import CONTEXTS, render
+from gateway.render import render
+from gateway.upstreams import CONTEXTS
 from services.embedded import envoy_command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""A stack whose services are stand-ins that only answer health checks: what `services.up` does can be seen without ours.
+"""A stack whose services are stand-ins that answer health checks, one call and Prometheus: what `services.up` does can be seen without ours.
 
 With arguments it is `scripts/up` with another table; without, it is one of that table's services or jobs.
 """
@@ -15,6 +15,7 @@ from grpc_health.v1._async import HealthServicer
 
 from services.up.__main__ import main as up
 from services.up.processes import PROCESSES, Kind, Process
+from watchword.token.v1 import token_pb2
 
 MODULE = "tests.suite.stack_standin"
 
@@ -24,15 +25,47 @@ def stand_in(row: Process) -> Process:
     return row if row.kind in (Kind.STORE, Kind.EDGE) else replace(row, module=MODULE, replicas=1)
 
 
+async def verify(request: token_pb2.VerifyTokenRequest, context: object) -> token_pb2.VerifyTokenResponse:
+    """Know no token."""
+    return token_pb2.VerifyTokenResponse(status=token_pb2.MALFORMED)
+
+
+VERIFY = grpc.unary_unary_rpc_method_handler(
+    verify,
+    request_deserializer=token_pb2.VerifyTokenRequest.FromString,
+    response_serializer=token_pb2.VerifyTokenResponse.SerializeToString,
+)
+
+
+class Numbers:
+    """What Prometheus is told: with GUILTY, that between any two looks a call failed by our fault."""
+
+    def __init__(self) -> None:
+        self._failed = 0
+
+    async def tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self._failed += "GUILTY" in os.environ
+        body = "".join(
+            f'grpc_server_handled_total{{grpc_code="{code}"}} {self._failed * times}\n' for code, times in (("Internal", 1), ("NotFound", 9))
+        )
+        writer.write(f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+
 async def serve() -> int:
-    """Be healthy until SIGTERM; with BROKEN naming this instance, end at once with some last words."""
+    """Be healthy until SIGTERM; with BROKEN naming this instance, end at once with some last words; with MUTE, be healthy and answer nothing."""
     if os.environ.get("BROKEN") == os.environ["INSTANCE_ID"]:
         print("alas")
         return 3
     server, servicer = grpc.aio.server(), HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    if "MUTE" not in os.environ:
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("watchword.token.v1.TokenService", {"VerifyToken": VERIFY}),))
     server.add_insecure_port(os.environ["GRPC_ADDRESS"])
     await server.start()
+    await asyncio.start_server(Numbers().tell, *os.environ["METRICS_ADDRESS"].split(":"))
     await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     print("at your service")
     asked = asyncio.Event()

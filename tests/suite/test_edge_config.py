@@ -15,7 +15,8 @@ from google.protobuf import descriptor_pb2
 
 from gateway.certificates import Certificate, EdgeTls
 from gateway.documents import parsed
-from gateway.render import CONTEXTS, ConfigurationInvalid, clusters, main, render
+from gateway.render import main, render
+from gateway.upstreams import CONTEXTS, ConfigurationInvalid, clusters
 from services.embedded import envoy_binary
 from tests.suite.edge_standin import ROOT, contract, everywhere
 from watchword.options.v1 import access_pb2
@@ -165,16 +166,19 @@ def test_the_committed_configuration_and_a_rendered_one_are_valid_for_envoy(tmp_
         assert "eprecated" not in checked.stderr
 
 
-def test_clusters_are_by_name_as_committed_and_static_for_addresses(tmp_path: Path) -> None:
+def test_clusters_are_by_name_as_committed_and_follow_a_file_for_addresses(tmp_path: Path) -> None:
     committed = parsed(ROOT / "gateway" / "clusters.yaml")["resources"]
     rendered = parsed(clusters(tmp_path, everywhere(("10.0.0.1", 50051))))["resources"]
+    named = parsed(clusters(tmp_path, everywhere(("one.example", 50051))))["resources"]
 
     assert [(c["name"], c["type"]) for c in committed] == [(name, "STRICT_DNS") for name in CONTEXTS]
-    assert [(c["name"], c["type"]) for c in rendered] == [(name, "STATIC") for name in CONTEXTS]
+    assert [(c["name"], c["type"]) for c in rendered] == [(name, "EDS") for name in CONTEXTS]
+    assert [(c["name"], c["type"]) for c in named] == [(name, "STRICT_DNS") for name in CONTEXTS]
     # Nothing but the addresses may differ.
-    for before, after in zip(committed, rendered, strict=True):
-        changed = {"type", "dns_refresh_rate", "load_assignment"}
-        assert {k: v for k, v in after.items() if k not in changed} == {k: v for k, v in before.items() if k not in changed}
+    for before, *after in zip(committed, rendered, named, strict=True):
+        changed = {"type", "dns_refresh_rate", "load_assignment", "eds_cluster_config"}
+        for one in after:
+            assert {k: v for k, v in one.items() if k not in changed} == {k: v for k, v in before.items() if k not in changed}
 
 
 @pytest.mark.parametrize(

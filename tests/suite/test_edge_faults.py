@@ -15,7 +15,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from gateway.render import CONTEXTS, clusters
+from gateway.upstreams import CONTEXTS, Address, endpoints
 from tests.suite.edge_standin import NOT_SERVING, ROOT, SERVING, Context, Edge, Instance, edge, everywhere, instance, message, until
 
 UUID = "7b0f3a52-4c36-4d8e-9a54-0d3c8c1f2b11"
@@ -138,15 +138,29 @@ async def test_reads_go_on_when_an_instance_is_killed(tmp_path: Path) -> None:
         assert await victim.wait() == -signal.SIGKILL
 
 
-async def test_instances_come_and_go_by_a_rename(tmp_path: Path) -> None:
-    """Scaling needs no restart of Envoy, and fails no call."""
+async def test_instances_come_rest_and_go_by_a_rename(tmp_path: Path) -> None:
+    """Scaling and switching need no restart of Envoy and fail no call; one that rests can be called upon at once."""
     async with instance() as first, instance() as second, edge(tmp_path, everywhere(first.address)) as front:
 
-        async def only_second_answers() -> bool:
-            before = len(first.seen)
+        async def answers_alone(wanted: Instance, other: Instance) -> bool:
+            before, others = len(wanted.calls("GetMe")), len(other.calls("GetMe"))
             assert (await front.http.get("/v1/me")).status_code == 200
-            return bool(second.calls("GetMe")) and len(first.seen) == before
+            return len(wanted.calls("GetMe")) > before and len(other.calls("GetMe")) == others
 
-        assert (await front.http.get("/v1/me")).status_code == 200
-        clusters(tmp_path, everywhere(second.address))
-        await until(only_second_answers)
+        def tell(*addresses: Address, resting: tuple[Address, ...] = ()) -> None:
+            for context in CONTEXTS:
+                endpoints(tmp_path, context, addresses, resting=resting)
+
+        assert await answers_alone(first, second)
+        tell(first.address, second.address)
+        await until(lambda: answers_alone(second, first))
+        tell(first.address, second.address, resting=(first.address,))
+        await until(lambda: _healthy(front, 1))
+        assert [await answers_alone(second, first) for _ in range(20)] == [True] * 20
+        tell(first.address, second.address, resting=(second.address,))
+        await until(lambda: answers_alone(first, second))
+        assert [await answers_alone(first, second) for _ in range(20)] == [True] * 20
+        await second.say(NOT_SERVING)
+        tell(first.address)
+        await until(lambda: _healthy(front, 1))
+        assert [await answers_alone(first, second) for _ in range(20)] == [True] * 20

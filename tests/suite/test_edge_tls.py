@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway.certificates import Certificate, EdgeTls
-from gateway.render import CONTEXTS
+from gateway.upstreams import CONTEXTS
 from tests.suite.edge_standin import LOOPBACK, edge, everywhere, instance, until
 
 

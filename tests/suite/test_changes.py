@@ -1,0 +1,129 @@
+"""Scaling, rolling restarts and blue-green on stand-ins that fail on demand: what is refused, what is undone, and that nothing is left behind."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, eventually
+from tests.suite.stand_in import StandIn, stand_in
+
+UP = ("--env", "BROKEN=token-3")
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StandIn]:
+    """A running stack with one instance a service, in which token-3 cannot start. Gone afterwards, with all that was added."""
+    async with stand_in(tmp_path_factory.mktemp("changes") / "home") as made:
+        assert (await made.up(*UP))[0] == 0
+        yield made
+
+
+async def test_what_cannot_be_done_is_refused_in_words_and_changes_nothing(stack: StandIn, tmp_path: Path) -> None:
+    """A slip of the pen must not cost an instance."""
+    before = stack.endpoints()
+    (tmp_path / "other-database").write_text("# green\n\nDATABASE_URL=postgresql://elsewhere/\n")
+    refusals: list[tuple[int, str, list[str]]] = [
+        (1, "from 1 to 16", ["scale", "token=0"]),
+        (1, "from 1 to 16", ["scale", "rbac=2", "token=17"]),
+        (1, "the services are token, rbac", ["scale", "tokn=2"]),
+        (2, "is not SERVICE=N", ["scale", "token=many"]),
+        (1, "the services are token, rbac", ["rolling-restart", "token", "envoy"]),
+        (1, "the services are token, rbac", ["blue-green", "tokn"]),
+        (2, "`all`", ["blue-green"]),
+        (2, "no-such-file", ["blue-green", "token", "--settings", "no-such-file"]),
+        (1, "must agree", ["blue-green", "token", "--settings", str(tmp_path / "other-database")]),
+        (1, "nothing to go back to", ["blue-green", "--rollback"]),
+    ]
+    for code, word, arguments in refusals:
+        refused, words = await stack.change(*arguments)
+        assert (refused, word in words) == (code, True), words
+    code, words = await StandIn(tmp_path / "nowhere").change("scale", "token=2")
+    assert (code, "no stack is running" in words) == (2, True), words
+
+    assert stack.endpoints() == before
+
+
+async def test_what_fails_to_start_is_undone_and_the_others_serve_on(stack: StandIn) -> None:
+    """The new goes first, so its failure costs nothing; it says why on the screen."""
+    one = stack.pids("token")
+    assert (await stack.change("scale", "token=2"))[0] == 0
+    two = stack.pids("token")
+    assert two.keys() == {"token-1", "token-2"}
+    assert one.items() < two.items()
+
+    for verb, *what in (("scale", "token=4"), ("rolling-restart", "token"), ("blue-green", "token")):
+        code, words = await stack.change(verb, *what)
+        assert (code, "token-3 ended with exit code 3" in words, "| alas" in words) == (1, True, True), words
+        assert stack.pids("token") == two
+    code, words = await stack.change("rolling-restart", "rbac")
+
+    assert code == 0, words
+    assert stack.pids("rbac").keys() == {"rbac-2"}
+    assert (await stack.change("scale", "token=1"))[0] == 0
+    assert stack.pids("token") == one
+
+
+async def test_a_green_set_that_fails_a_trial_gets_no_calls(stack: StandIn, tmp_path: Path) -> None:
+    """Health alone is not enough: an instance may be healthy and answer nothing."""
+    (tmp_path / "mute").write_text("MUTE=1\n")
+    before = stack.pids("token")
+
+    code, words = await stack.change("blue-green", "token", "--settings", str(tmp_path / "mute"), "--watch", "1")
+
+    assert (code, "UNIMPLEMENTED" in words, "blue serves" in words) == (1, True, True), words
+    assert "all calls go here now" not in words
+    assert stack.pids("token") == before
+
+
+async def test_a_green_set_that_fails_calls_is_given_up_by_itself(stack: StandIn, tmp_path: Path) -> None:
+    """Calls that green fails by its own fault count, and those that it refuses do not."""
+    (tmp_path / "guilty").write_text("GUILTY=1\n")
+    guilty, before = ("--settings", str(tmp_path / "guilty")), stack.pids("token")
+
+    code, words = await stack.change("blue-green", "token", *guilty, "--watch", "30")
+    assert (code, "failed 1 calls by their own fault" in words, "all calls go here now" in words) == (1, True, True), words
+    assert stack.pids("token") == before
+
+    code, words = await stack.change("blue-green", "token", *guilty, "--watch", "1", "--tolerate", "1000")
+    assert (code, "switched" in words) == (0, True), words
+    assert len(stack.pids("token")) == 1
+    assert stack.pids("token").items().isdisjoint(before.items())
+
+
+async def test_who_hangs_up_has_blue_back_and_nothing_else_is_changed_meanwhile(stack: StandIn) -> None:
+    """Ctrl-C is a way back; two changes at once would undo each other."""
+    before = stack.pids("token")
+    command = [sys.executable, "-m", "services.up.change", "blue-green", "token", "--watch", "60", "--home", str(stack.home)]
+    switch = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert switch.stdout is not None
+    while b"watching" not in await switch.stdout.readline():
+        assert switch.returncode is None
+
+    code, words = await stack.change("scale", "rbac=2")
+    assert (code, "a switch is under way" in words) == (1, True), words
+    switch.send_signal(signal.SIGINT)
+    await switch.communicate()
+
+    assert switch.returncode == 130
+    assert stack.pids("token") == before
+
+
+async def test_a_stack_that_is_stopped_during_a_switch_leaves_no_process(stack: StandIn) -> None:
+    """What the scripts start belongs to the stack."""
+    switch = asyncio.create_task(stack.change("blue-green", "token", "--watch", "60"))
+
+    async def both_run() -> bool:
+        return len(stack.pids("token")) == 2
+
+    await eventually(both_run)
+    assert (await stack.down())[0] == 0
+
+    code, words = await switch
+    assert (code, "went away" in words) == (1, True), words
+    assert await stack.is_gone()
+    assert (await stack.up(*UP))[0] == 0  # for the other tests
