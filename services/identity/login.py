@@ -73,8 +73,9 @@ class Logins:
         require_size(request.password, field="password")
         require_size(request.new_password, field="new_password")
         auth_time = self._clock.now()
-        claim = await self._claim(request)
-        credential = await self._prover.prove(claim, request.password, call)
+        with self._prover.admitted(call) as place:  # first: who cannot be served costs nothing more
+            claim = await self._claim(request)
+            credential = await self._prover.prove(claim, request.password, place, call)
         await self._require_ready(credential, request, call)
         account = credential.account
         roles = await self._rbac.role_names(account.tenant_id, account.id, call)

@@ -19,6 +19,11 @@ def told(meters: Mapping[str, Meter], pool: HashPool) -> Source:
         logins = [Sample(count, {"outcome": outcome}) for outcome, count in outcomes.items()]
         yield Family("watchword_identity_logins_total", "counter", "Logins, by what became of them; INVALID_CREDENTIALS is a wrong password.", logins)
         yield counter("watchword_identity_hashes_total", "Password hashes computed.", pool.finished)
+        refused = "Password hashes refused because they would have ended after their callers' deadlines."
+        yield counter("watchword_identity_hashes_refused_total", refused, pool.refused)
+        yield gauge("watchword_identity_hash_queue", "Passwords that wait for a hash thread or are being hashed.", pool.present)
+        yield gauge("watchword_identity_hash_threads", "Threads that hash passwords.", pool.workers)
+        yield gauge("watchword_identity_hash_seconds", "Seconds that a password hash takes here, as a moving average.", pool.average)
         yield gauge("watchword_identity_hash_wait_seconds", "Seconds that a login would wait for its hash to begin.", pool.wait)
 
     return source

@@ -4,6 +4,7 @@ Count, compare, and only then look at the account. Every way to fail takes the s
 with a dummy, and so is an account in a pause, whose password is then not tried at all.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from services.chassis.postgres import Change
 from services.chassis.tenancy import TenantId
 from services.identity.accounts import Credential
 from services.identity.attempts import Attempts, Reservation
-from services.identity.hashing import HashPool
+from services.identity.hashing import HashPool, Place
 from services.identity.passwords import Passwords, Strength
 from watchword.errors import InvalidCredentials, LoginCapacityExceeded
 
@@ -61,7 +62,11 @@ class Prover:
         self._pool = pool
         self._clock = clock
 
-    async def prove(self, claim: Claim, password: str, call: Call) -> Credential:
+    def admitted(self, call: Call) -> AbstractContextManager[Place]:
+        """Hold a place in the hash pool's queue while inside. Raises LoginCapacityExceeded at once if `call` would end before its hash."""
+        return self._pool.admitted(remaining=call.remaining)
+
+    async def prove(self, claim: Claim, password: str, place: Place, call: Call) -> Credential:
         """Return the claimed credential if `password` is its own and the account may log in; the failures are forgotten then.
 
         Raises  InvalidCredentials for every other case, RateLimited before anything is compared, LoginCapacityExceeded
@@ -75,7 +80,7 @@ class Prover:
         barred = reservation.is_barred or (self._is_locked(credential) and not reservation.is_familiar)
         kept = "" if barred or credential is None else credential.password_hash
         try:
-            matched = await self._pool.run(lambda: self._passwords.matches(password, kept), remaining=call.remaining)
+            matched = await place.run(lambda: self._passwords.matches(password, kept))
         except LoginCapacityExceeded:
             await self._attempts.unused(reservation)
             raise

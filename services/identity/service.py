@@ -111,7 +111,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
         Database.open(settings, "identity") as database,
         Redis.open(settings) as redis,
         channel(settings) as wire,
-        HashPool.open() as pool,
+        HashPool.open(workers=settings.HASH_THREADS) as pool,
         known_callers(settings, database, token_pb2_grpc.TokenServiceStub(wire), Peer("token", own), clock=clock) as authenticator,
     ):
         accounts, tenant_store, clients_store = AccountStore(database), TenantStore(database), ClientStore(database)
@@ -128,7 +128,8 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
         rbac = RbacPeer(permission_stub, binding_stub, Peer("rbac", own))
         tasks = Tasks(task_store, revoke=token.revoke, bind=rbac.bind)
 
-        passwords = Passwords(derive(salt, "pepper"), scheme=settings.PASSWORD_HASH, cost=settings.BCRYPT_COST)
+        # It hashes its dummy: so the pool knows from the beginning how long a hash takes here.
+        passwords = await pool.run(lambda: Passwords(derive(salt, "pepper"), scheme=settings.PASSWORD_HASH, cost=settings.BCRYPT_COST), remaining=60)
         prover = Prover(
             database=database,
             accounts=accounts,

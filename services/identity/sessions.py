@@ -113,7 +113,8 @@ class Sessions:
             raise TokenInvalid
         account = found.account
         claim = Claim(str(account.tenant_id), account.email_key, account.tenant_id, found)
-        credential = await self._prover.prove(claim, current, call)
+        with self._prover.admitted(call) as place:
+            credential = await self._prover.prove(claim, current, place, call)
         password_hash = await self._prover.prepare(new, field="new_password", names=account.names, call=call)
         task = revoke_subject(account.tenant_id, account.id, "password_changed", spared=call.caller.session_id)
         return await self._database.change(call, Began, self._replacing(credential, password_hash, task))

@@ -1,11 +1,9 @@
-"""Passwords: kept so that nothing is lost and nothing is found (A094 to A099), and hashed only in time."""
+"""Passwords: kept so that nothing is lost and nothing is found (A094 to A099)."""
 
-import asyncio
 import base64
 import contextlib
 import hashlib
 import hmac
-import threading
 import time
 import unicodedata
 
@@ -15,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precis_i18n import get_profile
 
-from services.identity.hashing import HashPool
 from services.identity.passwords import Passwords, Strength, opaque, require_size
-from watchword.errors import InvalidRequest, LoginCapacityExceeded, PasswordRejected
+from watchword.errors import InvalidRequest, PasswordRejected
 
 PEPPER = bytes(range(32))
 CHEAP = Passwords(PEPPER, scheme="bcrypt", cost=4)
@@ -174,56 +171,6 @@ def test_an_absurdly_long_password_costs_nothing() -> None:
         require_size("x" * 1025, field="password")
     assert time.perf_counter() - started < 0.005
     require_size("x" * 1024, field="password")
-
-
-async def test_a_full_pool_refuses_at_once() -> None:
-    """Whoever would wait in vain hears so before any work is done."""
-    hold = threading.Event()
-    async with HashPool.open(workers=1, first_guess=0.5) as pool:
-        running = [asyncio.create_task(pool.run(hold.wait, remaining=10)) for _ in range(4)]
-        await asyncio.sleep(0)
-        started = time.perf_counter()
-
-        with pytest.raises(LoginCapacityExceeded) as refusal:
-            await pool.run(lambda: None, remaining=2.0)
-
-        assert time.perf_counter() - started < 0.02
-        assert refusal.value.retry_after is not None
-        assert refusal.value.retry_after.total_seconds() >= 1
-        hold.set()
-        await asyncio.gather(*running)
-        assert pool.finished == 4
-        await pool.run(lambda: None, remaining=2.0)
-
-
-async def test_work_whose_caller_has_gone_is_not_done() -> None:
-    """A cancelled call leaves its place in the queue."""
-    hold, done = threading.Event(), []
-    async with HashPool.open(workers=1, first_guess=0.01) as pool:
-        first = asyncio.create_task(pool.run(hold.wait, remaining=10))
-        second = asyncio.create_task(pool.run(lambda: done.append(1), remaining=10))
-        await asyncio.sleep(0)
-        second.cancel()
-        await asyncio.gather(second, return_exceptions=True)
-        hold.set()
-        await first
-        await pool.run(lambda: None, remaining=10)
-
-        assert done == []
-        assert pool.wait == pytest.approx(0, abs=0.1)
-
-
-async def test_the_loop_goes_on_while_hashes_run() -> None:
-    """Calls that need no hash must not wait for those that do."""
-    async with HashPool.open(workers=1) as pool:
-        hashing = asyncio.create_task(pool.run(lambda: Passwords(PEPPER, scheme="bcrypt", cost=10), remaining=10))
-        longest, last = 0.0, time.perf_counter()
-        while not hashing.done():
-            await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
-
-        assert longest < 0.05
 
 
 @pytest.mark.parametrize(

@@ -237,22 +237,42 @@ async def test_without_rbac_nobody_gets_a_session_without_roles(stack: Stack) ->
 
 
 async def test_too_many_at_once_hear_so_at_once(stack: Stack) -> None:
-    """Beyond what can be hashed in time, a login is refused before it is counted or hashed."""
-    email = stack.email()
+    """Beyond what can be hashed in time, a login is refused before anything is read, counted or hashed: the accounts are locked away meanwhile."""
+    email, client = stack.email(), stack.client()
     await stack.account(email=email)
-    hold = threading.Event()
-    pool = stack.identity.pool
+    hold, pool = threading.Event(), stack.identity.pool
     blocked = [asyncio.create_task(pool.run(hold.wait, remaining=1e6)) for _ in range(900)]
     await asyncio.sleep(0)
+    refused = pool.refused
+    locker = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
     try:
-        outcomes = await gather(*(stack.login(email) for _ in range(9)))
+        await locker.execute("BEGIN; LOCK TABLE identity.account, identity.tenant IN ACCESS EXCLUSIVE MODE")
+        outcomes = await gather(*(stack.login(email, "wrong" * 5, client=client) for _ in range(15)))
     finally:
+        await locker.close()
         hold.set()
         await asyncio.gather(*blocked)
 
     assert {type(outcome) for outcome in outcomes} == {LoginCapacityExceeded}
     assert all(outcome.retry_after.total_seconds() >= 1 for outcome in outcomes)
-    await stack.login(email)
+    assert pool.refused - refused == 15
+    await stack.login(email, client=client)  # ten wrong ones would make it wait
+
+
+async def test_a_login_whose_turn_comes_too_late_is_no_failed_one(stack: Stack) -> None:
+    """Nothing was compared, so nothing may count against the account's owner; nor does the place stay taken."""
+    email, client = stack.email(), stack.client()
+    await stack.account(email=email)
+    pool = stack.identity.pool
+    is_too_late, pool.is_too_late = pool.is_too_late, lambda _: True  # type: ignore[method-assign]
+    try:
+        outcomes = await gather(*(stack.login(email, client=client) for _ in range(15)))
+    finally:
+        pool.is_too_late = is_too_late  # type: ignore[method-assign]
+
+    assert {type(outcome) for outcome in outcomes} == {LoginCapacityExceeded}
+    assert pool.present == 0
+    await stack.login(email, client=client)
 
 
 async def test_a_refresh_carries_the_roles_of_now(stack: Stack) -> None:
