@@ -264,7 +264,7 @@ async def test_a_login_whose_turn_comes_too_late_is_no_failed_one(stack: Stack) 
     email, client = stack.email(), stack.client()
     await stack.account(email=email)
     pool = stack.identity.pool
-    is_too_late, pool.is_too_late = pool.is_too_late, lambda _: True  # type: ignore[method-assign]
+    is_too_late, pool.is_too_late = pool.is_too_late, lambda _: True  # type: ignore[method-assign, assignment]
     try:
         outcomes = await gather(*(stack.login(email, client=client) for _ in range(15)))
     finally:
