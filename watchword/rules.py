@@ -61,6 +61,11 @@ def judge(claims: Claims, *, issuer: str, audience: str, now: float) -> Verdict:
     return Verdict.VALID
 
 
+def lifetime(claims: Claims) -> tuple[float, float]:
+    """Return between which seconds since 1970 `judge` finds nothing wrong with a token's times."""
+    return claims.iat - LEEWAY, claims.exp + LEEWAY
+
+
 @dataclass(frozen=True, slots=True)
 class Revocation:
     """One revocation. Of subjects, clients and tenants only tokens with a smaller `rev`, or issued before a time, are refused.

@@ -21,7 +21,6 @@ from watchword.errors import RateLimited
 CHECK_LOT = 100  # checks taken at once, but never more than a tenth of the limit
 SHARE = 2  # of how many instances one assumes to be, when Redis does not answer
 MAX_KEYS = 50_000  # of the instance's own buckets
-NO_LOT = (0, 0.0)
 
 GCRA = Script("""
     local interval, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -55,6 +54,14 @@ class Limit:
         return self.seconds * 1_000_000 / self.count
 
 
+@dataclass(slots=True)
+class Lot:
+    """Checks that were taken from a budget together: how many are left, and the monotonic second until which they count."""
+
+    left: int
+    until: float
+
+
 class Limits:
     """Takes calls from their budgets."""
 
@@ -63,7 +70,7 @@ class Limits:
         self._limits = limits
         self._enabled = enabled
         self._own: OrderedDict[str, float] = OrderedDict()
-        self._lots: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._lots: OrderedDict[tuple[str, str], Lot] = OrderedDict()  # by kind and who
 
     @classmethod
     def of(cls, settings: ChassisSettings, redis: Redis) -> "Limits":
@@ -83,12 +90,15 @@ class Limits:
         if klass is not LimitClass.CHECK:
             return False
         now, lots = time.monotonic(), self._lots
-        keys = [_key(klass, kind, who) for kind, who in budgets if who]
-        found = [lots.get(key, NO_LOT) for key in keys]
-        if any(left <= 0 or until <= now for left, until in found):
-            return False
-        for key, (left, until) in zip(keys, found, strict=True):
-            lots[key] = (left - 1, until)
+        drawn = []
+        for budget in budgets:
+            if budget[1]:
+                lot = lots.get(budget)
+                if lot is None or lot.left <= 0 or lot.until <= now:
+                    return False
+                drawn.append(lot)
+        for lot in drawn:
+            lot.left -= 1
         return True
 
     async def take(self, klass: LimitClass, kind: str, who: str) -> None:
@@ -96,24 +106,24 @@ class Limits:
         if not self._enabled or klass is LimitClass.NONE or not who:
             return
         limit = self._limits[klass]
-        key = _key(klass, kind, who)
-        wait = await self._take_lot(key, limit) if klass is LimitClass.CHECK else await self._ask(key, limit, 1)
+        wait = await self._take_lot((kind, who), limit) if klass is LimitClass.CHECK else await self._ask(_key(klass, kind, who), limit, 1)
         if wait > 0:
             raise RateLimited(retry_after=timedelta(microseconds=wait))
 
-    async def _take_lot(self, key: str, limit: Limit) -> float:
-        left, until = self._lots.get(key, NO_LOT)
-        if left > 0 and time.monotonic() < until:
-            self._lots[key] = (left - 1, until)
+    async def _take_lot(self, budget: tuple[str, str], limit: Limit) -> float:
+        lot = self._lots.get(budget)
+        if lot is not None and lot.left > 0 and time.monotonic() < lot.until:
+            lot.left -= 1
             return 0
-        lot = max(1, min(CHECK_LOT, limit.count // 10))
-        wait = await self._ask(key, limit, lot)
+        size = max(1, min(CHECK_LOT, limit.count // 10))
+        wait = await self._ask(_key(LimitClass.CHECK, *budget), limit, size)
         if wait <= 0:
             # Calls that came meanwhile took lots too: what they have left is added to, or it would be lost.
             now = time.monotonic()
-            left, until = self._lots.get(key, NO_LOT)
-            self._lots[key] = ((left if now < until else 0) + lot - 1, now + limit.seconds)
-            self._lots.move_to_end(key)
+            lot = self._lots.get(budget)
+            left = lot.left if lot is not None and now < lot.until else 0
+            self._lots[budget] = Lot(left + size - 1, now + limit.seconds)
+            self._lots.move_to_end(budget)
             if len(self._lots) > MAX_KEYS:
                 self._lots.popitem(last=False)
         return wait

@@ -49,35 +49,47 @@ from services.token.verifier import Answer, Question, Verdict, Verifier
 from services.token.watch_servicer import Watch
 from watchword.errors import TokenInvalid, WatchwordError
 from watchword.token.v1 import key_pb2, session_pb2, token_pb2
-from watchword.tokens import SubjectKind
+from watchword.tokens import Claims, SubjectKind
 
 MAX_MESSAGE = 1024 * 1024  # bytes: a batch of 100 tokens of 8 KiB
 TEND_EVERY = 5.0  # seconds between looks for what has expired
+REMEMBERED = 10_000  # callers
 SWEEPS = 16  # tendings in which all of memory is swept once
 
 log = structlog.get_logger()
 
 
 class OwnAuthenticator:
-    """Token verifies its callers by itself."""
+    """Token verifies its callers by itself, each time; what it makes of the same valid claims is remembered."""
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
+        self._callers: dict[str, tuple[Claims, Caller]] = {}
 
     async def authenticate(self, token: str) -> Caller:
         """Return whom `token` speaks for. Raises TokenInvalid."""
-        return _caller(await self._verifier.verify(Question(token)), token)
+        return self._caller(await self._verifier.verify(Question(token)), token)
 
     def recall(self, token: str) -> Caller | None:
         """Return whom `token` speaks for, without waiting; None if that cannot be told so. Raises TokenInvalid."""
         answer = self._verifier.recall(Question(token))
-        return None if answer is None else _caller(answer, token)
+        return None if answer is None else self._caller(answer, token)
+
+    def _caller(self, answer: Answer, token: str) -> Caller:
+        claims = answer.claims
+        if answer.verdict is not Verdict.VALID or claims is None:
+            raise TokenInvalid
+        known = self._callers.get(token)
+        if known is not None and known[0] is claims:
+            return known[1]
+        if len(self._callers) >= REMEMBERED:
+            self._callers.clear()
+        caller = _caller_of(claims, token)
+        self._callers[token] = (claims, caller)
+        return caller
 
 
-def _caller(answer: Answer, token: str) -> Caller:
-    claims = answer.claims
-    if answer.verdict is not Verdict.VALID or claims is None:
-        raise TokenInvalid
+def _caller_of(claims: Claims, token: str) -> Caller:
     return Caller(
         kind=CallerKind.CLIENT if claims.kind is SubjectKind.CLIENT else CallerKind.USER,
         id=claims.sub,

@@ -14,7 +14,7 @@ from services.chassis.clock import Clock
 from services.token.keys import KeyRing
 from services.token.revocations import Revocations, Signed, Standing, names_of
 from watchword import tokens as claims_module
-from watchword.rules import LEEWAY, Verdict, judge
+from watchword.rules import LEEWAY, Verdict, judge, lifetime
 from watchword.tokens import Claims, Malformed
 
 __all__ = ["LEEWAY", "Answer", "Question", "Verdict", "Verifier"]
@@ -22,13 +22,6 @@ __all__ = ["LEEWAY", "Answer", "Question", "Verdict", "Verifier"]
 REMEMBERED = 8192  # tokens, of some 3 KB each
 
 _BY_STANDING = {Standing.REVOKED: Verdict.REVOKED, Standing.SUBJECT_DISABLED: Verdict.SUBJECT_DISABLED}
-
-
-class Known(NamedTuple):
-    """A token that one of our keys signed."""
-
-    kid: str
-    signed: Signed
 
 
 class Question(NamedTuple):
@@ -47,6 +40,20 @@ class Answer(NamedTuple):
     tenant_id: UUID | None = None
 
 
+class Known(NamedTuple):
+    """A token that one of our keys signed.
+
+    valid         what it is for this suite, unless time, its key or a revocation speaks against it; None if it is not meant for it
+    begins, ends  seconds since 1970, between which time does not
+    """
+
+    kid: str
+    signed: Signed
+    valid: Answer | None
+    begins: float
+    ends: float
+
+
 class Verifier:
     """Says what tokens are."""
 
@@ -63,7 +70,11 @@ class Verifier:
 
         Cost    one signature check if the token is new here, else some microseconds
         """
-        found = self._read(question.token)
+        token, audience, scopes = question
+        known = self._known.get(token)
+        if known is not None and not scopes and not audience and self._is_valid(known):
+            return known.valid
+        found = self._read(token)
         if found is None:
             return None
         if isinstance(found, Verdict):
@@ -122,7 +133,18 @@ class Verifier:
             claims = claims_module.parse(body)
         except Malformed:
             return Verdict.MALFORMED
-        return self._remember(token, Known(key.kid, Signed(claims, names_of(claims, key.kid))))
+        is_ours = judge(claims, issuer=self._issuer, audience=self._audience, now=claims.iat) is Verdict.VALID
+        valid = Answer(Verdict.VALID, claims, claims.tenant_id) if is_ours else None
+        return self._remember(token, Known(key.kid, Signed(claims, names_of(claims, key.kid)), valid, *lifetime(claims)))
+
+    def _is_valid(self, known: Known) -> bool:
+        """Whether nothing can speak against a token that was asked about before; False also if that takes a closer look."""
+        return (
+            known.valid is not None
+            and self._revocations.is_good(known.signed)
+            and known.begins <= self._clock.now().timestamp() <= known.ends
+            and self._keys.peek(known.kid) is not None
+        )
 
     def _remember(self, token: str, known: Known) -> Signed:
         if len(self._known) >= REMEMBERED:
