@@ -24,7 +24,7 @@ REMEMBERED = 4096  # requests, of some 3 KB each
 
 
 class Known(NamedTuple):
-    """A request that asked about a valid token, and the answer."""
+    """A request that asked about a valid token for the second time, and the answer: who comes once is not worth the memory."""
 
     question: Question
     valid: bytes
@@ -44,13 +44,14 @@ class PromptVerification:
         question = known.question if known is not None else self._question(raw)
         if question is None:
             return None
+        is_repeated = self._verifier.remembers(question.token)
         answer = self._verifier.recall(question)
         if answer is None:
             return None
         if known is not None and answer.verdict is Verdict.VALID and may_see(caller, answer.tenant_id):
             return known.valid
         encoded = verdict_of(answer, caller).SerializeToString()
-        if answer.verdict is Verdict.VALID and may_see(caller, answer.tenant_id):
+        if is_repeated and answer.verdict is Verdict.VALID and may_see(caller, answer.tenant_id):
             self._remember(raw, Known(question, encoded))
         return encoded
 

@@ -63,10 +63,6 @@ class Revocations:
         """Whether memory answers now."""
         return self._lease.is_current
 
-    def is_good(self, token: Signed) -> bool:
-        """Whether memory, believed at this instant, is as it was when the token was last found good."""
-        return token.good_at == self._memory.version and self._lease.is_current
-
     def recall(self, token: Signed) -> Standing | None:
         """Return where a token stands, from memory and without waiting; None without a lease."""
         if not self._lease.is_current:

@@ -70,19 +70,22 @@ class Verifier:
 
         Cost    one signature check if the token is new here, else some microseconds
         """
-        token, audience, scopes = question
-        known = self._known.get(token)
-        if known is not None and not scopes and not audience and self._is_valid(known):
-            return known.valid
-        found = self._read(token)
+        found = self._read(question.token)
         if found is None:
             return None
         if isinstance(found, Verdict):
             return Answer(found)
-        standing = self._revocations.recall(found)
+        standing = self._revocations.recall(found.signed)
         if standing is None:
             return None
-        return self._refusal(question, found.claims) or self._judge(question, found.claims, standing)
+        is_plain = standing is Standing.GOOD and not question.audience and not question.scopes
+        if is_plain and found.valid is not None and found.begins <= self._clock.now().timestamp() <= found.ends:
+            return found.valid
+        return self._refusal(question, found.signed.claims) or self._judge(question, found.signed.claims, standing)
+
+    def remembers(self, token: str) -> bool:
+        """Whether a token that one of our keys signed was asked about here before."""
+        return token in self._known
 
     async def verify(self, question: Question) -> Answer:
         """Return what a token is. Raises DependencyUnavailable."""
@@ -116,13 +119,15 @@ class Verifier:
         if found is None:
             await self._keys.find(claims_module.split(token)[0].kid)
             found = self._read(token)
-        return Verdict.UNKNOWN_KEY if found is None else found
+        if found is None:
+            return Verdict.UNKNOWN_KEY
+        return found if isinstance(found, Verdict) else found.signed
 
-    def _read(self, token: str) -> Signed | Verdict | None:
+    def _read(self, token: str) -> Known | Verdict | None:
         """Return what a token says that one of our keys signed, why it is none, or None for a key that is not in memory."""
         known = self._known.get(token)
         if known is not None and self._keys.peek(known.kid) is not None:
-            return known.signed
+            return known
         try:
             header, body, signed, signature = claims_module.split(token)
             key = self._keys.peek(header.kid)
@@ -137,21 +142,12 @@ class Verifier:
         valid = Answer(Verdict.VALID, claims, claims.tenant_id) if is_ours else None
         return self._remember(token, Known(key.kid, Signed(claims, names_of(claims, key.kid)), valid, *lifetime(claims)))
 
-    def _is_valid(self, known: Known) -> bool:
-        """Whether nothing can speak against a token that was asked about before; False also if that takes a closer look."""
-        return (
-            known.valid is not None
-            and self._revocations.is_good(known.signed)
-            and known.begins <= self._clock.now().timestamp() <= known.ends
-            and self._keys.peek(known.kid) is not None
-        )
-
-    def _remember(self, token: str, known: Known) -> Signed:
+    def _remember(self, token: str, known: Known) -> Known:
         if len(self._known) >= REMEMBERED:
             for oldest in list(islice(self._known, REMEMBERED // 8)):
                 del self._known[oldest]
         self._known[token] = known
-        return known.signed
+        return known
 
     def _refusal(self, question: Question, claims: Claims) -> Answer | None:
         """Return why a token is refused by what it says, or None."""

@@ -301,6 +301,7 @@ def test_judging_has_five_seconds_of_leeway() -> None:
     token = claims()
     answers = [rules.judge(token, issuer="i", audience="a", now=now) for now in (NOW - 5.1, NOW - 5, NOW + 305, NOW + 305.1)]
     assert answers == [Verdict.NOT_YET_VALID, Verdict.VALID, Verdict.VALID, Verdict.EXPIRED]
+    assert rules.lifetime(token) == (NOW - 5, NOW + 305)
 
 
 # The package.
