@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,8 @@ class MovableClock(Clock):
     def __init__(self) -> None:
         self.ahead = timedelta()
 
-    def now(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
+    def seconds(self) -> float:
+        return super().seconds() + self.ahead.total_seconds()
 
 
 @dataclass
