@@ -6,6 +6,7 @@ from statistics import median
 
 from bench.slices import Sample, Spread
 from bench.stack import Stack
+from bench.suite import Suites
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,5 +105,6 @@ class Bench:
     """What a group of figures works with."""
 
     stack: Stack
+    suites: Suites
     extent: Extent
     say: Callable[[str], None]
