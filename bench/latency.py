@@ -65,14 +65,14 @@ async def _lanes(bench: Bench, suite: Suite) -> AsyncIterator[dict[str, Lane]]:
 
 
 async def _measured(bench: Bench, lanes: dict[str, Lane]) -> dict[str, Measured]:
-    rounds, seconds = (1, 0.7) if bench.extent.quick else (3, 2.5)
+    rounds, seconds = (1, 0.5) if bench.extent.quick else (2, 2.5)
     for lane in lanes.values():
         await lane.closed(WARM_UP_SECONDS)
     found = {name: Measured([], []) for name in lanes}
     for number in range(rounds):
         for name, lane in lanes.items():
             most = await lane.closed(seconds)
-            paced = await lane.paced(most.rate * SHARE, seconds * 1.5, seed=number)
+            paced = await lane.paced(most.rate * SHARE, seconds * 1.2, seed=number)
             found[name].most.append(most)
             found[name].paced.append(paced)
             words = (
@@ -84,7 +84,7 @@ async def _measured(bench: Bench, lanes: dict[str, Lane]) -> dict[str, Measured]
 
 async def _curves(bench: Bench, lanes: dict[str, Lane], measured: dict[str, Measured]) -> list[Figure]:
     """Measure answers of VerifyToken at other loads; a quick run measures one."""
-    shares, seconds = (LOADS[2:3], 0.7) if bench.extent.quick else (LOADS, 3.0)
+    shares, seconds = (LOADS[2:3], 0.5) if bench.extent.quick else (LOADS, 2.0)
     figures = []
     for way in WAYS:
         most = median(one.rate for one in measured[f"verify.{way}"].most)

@@ -22,7 +22,7 @@ async def login(bench: Bench) -> list[Figure]:
     """Measure successful logins through Envoy; identity has a core to itself, and one hash thread on it."""
     suite = await bench.suites.get()
     suite.arrange("identity")
-    rounds, logins = (2, 8) if bench.extent.quick else (4, 24)
+    rounds, logins = (1, 8) if bench.extent.quick else (3, 20)
     async with _login_lane(bench, suite) as lane, hashing(bench) as worker:
         raw, made = list[Sample](), list[Timed]()
         await raw_hashes(worker, 1)

@@ -39,8 +39,8 @@ METHOD = """\
   Envoy of its own with the same configuration.
 * **Logins** are those of `scripts/up`'s stack through Envoy; identity and its one hash thread have a core to themselves. Their ceiling is bcrypt at
   the same cost on the same core, by the clock on the wall.
-* **Scaling**: all instances of token share one core, since there is no other, so throughput cannot grow here. What can be promised and measured is
-  that a call costs all instances together no more CPU than it costs one; `ideal` is what they would answer with a core each.
+* **Scaling**: all instances of token and Envoy share one core, since there is no other, so throughput cannot grow here. What can be promised and
+  measured is that a call costs all instances together no more CPU than it costs one; `ideal` is what they would answer with a core each.
 * **The flood** asks for ten times the logins that can be hashed, in an open loop, each with a deadline of five seconds. *Apart*: identity has a
   core, everything else and the load share the other. *Shared*: everything, the load too, shares all cores; verifications asked as fast as they are
   answered then take what they can, and the hash threads, at low priority, the rest. So the ceiling of logins is a target only where there is a core
