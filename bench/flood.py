@@ -26,7 +26,7 @@ from bench.suite import Suite
 
 TIMES = 10  # the capacity
 ACCOUNTS = 12  # one account's logins under way at once are counted as guesses until they succeed
-PATIENCE = 5.0  # seconds: the deadline of each login
+PATIENCE = 4.0  # seconds: the deadline of each login
 CALLERS = 16
 HASHES, LOGINS = "watchword_identity_hashes_total", "watchword_identity_logins_total"
 

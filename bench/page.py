@@ -20,8 +20,8 @@ METHOD = """\
 `scripts/bench` does all of it; [the results](../bench/results/latest.json) are as it wrote them.
 
 * **Cost is CPU time** of the measured process, user and system, of all its threads, divided by the answers it gave. Every answer is read: one that
-  does not say what it must (VALID, an access token) ends the run without figures. A gRPC error is never counted as an answer, and a slice in which
-  the instance's own count of calls that ended with OK (`grpc_server_handled_total`) differs from the load's ends the run as well.
+  does not say what it must (VALID, an access token) ends its group without figures. A gRPC error is never counted as an answer, and a slice in which
+  the instance's own count of calls that ended with OK (`grpc_server_handled_total`) differs from the load's ends the group as well.
 * **Floor and ceiling are of the same run.** What is compared runs in short slices, in turn (A B C A B C …). A ratio is taken within each turn; the
   table gives the median of the turns, and in brackets the least and the most.
 * **The echo** is a bare grpc.aio server that reads the same request with the same headers and writes the same answer as VerifyToken, and does nothing
@@ -41,11 +41,13 @@ METHOD = """\
   the same cost on the same core, by the clock on the wall.
 * **Scaling**: all instances of token and Envoy share one core, since there is no other, so throughput cannot grow here. What can be promised and
   measured is that a call costs all instances together no more CPU than it costs one; `ideal` is what they would answer with a core each.
-* **The flood** asks for ten times the logins that can be hashed, in an open loop, each with a deadline of five seconds. *Apart*: identity has a
+* **The flood** asks for ten times the logins that can be hashed, in an open loop, each with a deadline of four seconds. *Apart*: identity has a
   core, everything else and the load share the other. *Shared*: everything, the load too, shares all cores; verifications asked as fast as they are
   answered then take what they can, and the hash threads, at low priority, the rest. So the ceiling of logins is a target only where there is a core
   for it.
-* **Weights** are resident sets, of which the pages of shared libraries are a part that all processes have in common; `own` is without them.
+* **Weights** are resident sets. Nearly half of an idle service is pages of libraries' files (gRPC, `cryptography`, OpenSSL, Python, pydantic),
+  which all services of a machine have in common; of what is its own, most is Python's objects, two thirds of those the compiled code of imported
+  modules; identity also holds zxcvbn's lists of words, 12 MiB.
 * Rate limits are on, at limits that nobody reaches. Postgres writes to disk before it answers.
 """
 
