@@ -33,7 +33,7 @@ from bench.verify import batch, verify
 from bench.workers import ROOT, BenchError
 from services.embedded import EmbeddedError
 
-LIMIT, QUICK_LIMIT = 300.0, 90.0  # seconds for a group: far more than it takes, so that nothing hangs for ever
+LIMIT, QUICK_LIMIT = 600.0, 150.0  # seconds for a group: far more than it takes, so that nothing hangs for ever
 
 GROUPS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "verify": verify,

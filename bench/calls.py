@@ -87,12 +87,15 @@ class Rest:
 
     async def __call__(self, body: bytes) -> str:
         """Return what the answer says."""
-        connection = self._free.pop() if self._free else await self._connected()
+        connection = await self._connection()
         status, answer = await connection.exchange(b"%b\r\ncontent-length: %d\r\n\r\n%b" % (self._head, len(body), body))
         self._free.append(connection)
         return str(json.loads(answer)[self._member]) if status == b"200" else f"HTTP {status.decode()}"
 
-    async def _connected(self) -> "_Connection":
+    async def _connection(self) -> "_Connection":
+        while self._free:
+            if not (connection := self._free.pop()).is_closed:
+                return connection
         _, connection = await asyncio.get_running_loop().create_connection(_Connection, self._host, self._port)
         return connection
 
@@ -112,6 +115,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the edge closed it, or is about to."""
+        return self._transport.is_closing()
 
     def exchange(self, request: bytes) -> "asyncio.Future[tuple[bytes, bytes]]":
         """Send; the future is status and body."""

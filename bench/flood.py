@@ -49,18 +49,15 @@ class Scene:
 async def flood(bench: Bench) -> list[Figure]:
     """Flood it twice, apart and shared."""
     suite, figures = await bench.suites.get(), list[Figure]()
-    lengths = {"apart": 4.0, "shared": 4.0} if bench.extent.quick else {"apart": 30.0, "shared": 15.0}
+    lengths = {"apart": 4.0, "shared": 4.0} if bench.extent.quick else {"apart": 30.0, "shared": 20.0}
     async with hashing(bench) as worker, _scene(bench, suite) as scene:
         suite.arrange("identity")
         ceiling = rate(await raw_hashes(worker, 4 if bench.extent.quick else 12))
         arrangements: dict[str, Callable[[], None]] = {"apart": lambda: suite.arrange("identity"), "shared": lambda: _share(scene)}
         for name, arrange in arrangements.items():
             arrange()
-            idle = Verifying([], [])
-            await scene.verify.closed(WARM_UP_SECONDS)
-            for number in range(1 if bench.extent.quick else 2):
-                await _verify(scene, idle, number, median(idle.rates) if idle.rates else None)
-            flooded = await _flooded(scene, ceiling, median(idle.rates), lengths[name])
+            idle = await _idle(scene)
+            flooded = await _flooded(scene, ceiling * TIMES, median(idle.rates), lengths[name])
             verified = f"{median(flooded.verifying.rates):.0f} of {median(idle.rates):.0f} verifications/s"
             bench.say(f"{name}: {verified}; {flooded.served / flooded.seconds:.2f} logins/s")
             figures += figures_of(name, ceiling, idle, flooded)
@@ -86,35 +83,56 @@ def _share(scene: Scene) -> None:
         keep_on(worker.pid, sched_getaffinity(0))
 
 
-async def _verify(scene: Scene, found: Verifying, number: int, most: float | None) -> None:
-    """Add one slice of each kind."""
-    seconds = 0.8 if scene.bench.extent.quick else 2.0
-    found.most.append(await scene.verify.closed(seconds, callers=CALLERS))
-    found.paced.append(await scene.verify.paced((most or found.most[-1].rate) * SHARE, seconds, seed=number))
+async def _most(scene: Scene, found: Verifying) -> None:
+    """Add a slice as fast as possible."""
+    found.most.append(await scene.verify.closed(_slice(scene), callers=CALLERS))
 
 
-async def _flooded(scene: Scene, capacity: float, most: float, seconds: float) -> Flooded:
-    """Flood, and verify meanwhile."""
-    asked, pid, resident, verifying = capacity * TIMES, scene.suite.one("identity").pid or 0, list[int](), Verifying([], [])
-    resident.append(resident_bytes(pid))
-    hashed, served = await total(scene.identity, HASHES), await total(scene.identity, LOGINS, outcome="SUCCEEDED")
-    began = time.monotonic()
-    storm = asyncio.ensure_future(scene.logins.worker.ask(**scene.logins.job(rate=asked, seconds=seconds, seed=1) | {"limit": PATIENCE}))
-    until_end = asyncio.ensure_future(_counted(scene, began + seconds))
+async def _paced(scene: Scene, found: Verifying, most: float) -> None:
+    """Add a slice at a share of `most`."""
+    found.paced.append(await scene.verify.paced(most * SHARE, _slice(scene), seed=len(found.paced)))
+
+
+def _slice(scene: Scene) -> float:
+    return 0.8 if scene.bench.extent.quick else 2.5
+
+
+async def _idle(scene: Scene) -> Verifying:
+    """Verify as long as nobody logs in."""
+    found = Verifying([], [])
+    await scene.verify.closed(WARM_UP_SECONDS)
+    for _ in range(1 if scene.bench.extent.quick else 3):
+        await _most(scene, found)
+    for _ in found.most[:]:
+        await _paced(scene, found, median(found.rates))
+    return found
+
+
+async def _flooded(scene: Scene, asked: float, most: float, seconds: float) -> Flooded:
+    """Flood, and verify meanwhile: as fast as possible in the first half, at a share of the idle maximum in the second."""
+    pid, verifying, before = scene.suite.one("identity").pid or 0, Verifying([], []), await _counts(scene)
+    resident, began = [resident_bytes(pid)], time.monotonic()
+    job = scene.logins.job(rate=asked, seconds=seconds, seed=1, split=seconds / 2) | {"limit": PATIENCE}
+    storm, at_end = asyncio.ensure_future(scene.logins.worker.ask(**job)), asyncio.ensure_future(_counts(scene, at=began + seconds))
+    last = _slice(scene) * 1.2  # what begins later than that would not end within its half
     try:
-        while time.monotonic() < began + seconds * 0.6:
-            await _verify(scene, verifying, len(verifying.most) + 100, most)
+        while time.monotonic() < began + seconds / 2 - last:
+            await _most(scene, verifying)
             resident.append(resident_bytes(pid))
-        hashes, sessions = await until_end
-        lasted, told = time.monotonic() - began, (await storm)["told"]
+        await asyncio.sleep(max(0.0, began + seconds / 2 - time.monotonic()))
+        while time.monotonic() < began + seconds - last:
+            await _paced(scene, verifying, most)
+            resident.append(resident_bytes(pid))
+        after, lasted, told = await at_end, time.monotonic() - began, await storm
     finally:
         storm.cancel()
-        until_end.cancel()
+        at_end.cancel()
     resident.append(resident_bytes(pid))
-    return Flooded(told, asked, lasted, sessions - served, hashes - hashed, resident, verifying)
+    served, hashed = (now - earlier for now, earlier in zip(after, before, strict=True))
+    return Flooded(told["told"], told["later"], asked, lasted, served, hashed, resident, verifying)
 
 
-async def _counted(scene: Scene, moment: float) -> tuple[float, float]:
-    """Return how many were hashed and served until `moment`."""
-    await asyncio.sleep(max(0.0, moment - time.monotonic()))
-    return await total(scene.identity, HASHES), await total(scene.identity, LOGINS, outcome="SUCCEEDED")
+async def _counts(scene: Scene, *, at: float = 0.0) -> tuple[float, float]:
+    """Return how many logins identity has served, and how many passwords it has hashed, at a moment or now."""
+    await asyncio.sleep(max(0.0, at - time.monotonic()))
+    return await total(scene.identity, LOGINS, outcome="SUCCEEDED"), await total(scene.identity, HASHES)

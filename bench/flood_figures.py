@@ -12,6 +12,7 @@ from bench.slices import Spread
 from bench.workers import Answer
 
 SHARE = 0.5  # of the idle maximum: the rate at which verifications are timed
+NONE: Answer = {"count": 0, "p50": 0.0, "p95": 0.0, "p99": 0.0}
 SERVED, REFUSED = "SESSION", "RESOURCE_EXHAUSTED LOGIN_CAPACITY_EXCEEDED RetryInfo"
 PLACES = {"apart": "identity on a core of its own", "shared": "all cores shared by all, and by the load"}
 
@@ -35,9 +36,10 @@ class Verifying:
 
 @dataclass(frozen=True, slots=True)
 class Flooded:
-    """What became of the logins. Counts are identity's own, in the time that the flood lasted."""
+    """What became of the logins, by outcome, in each half. `served` and `hashed` are identity's own counts in the time that the flood lasted."""
 
-    told: dict[str, Answer]
+    first: dict[str, Answer]
+    second: dict[str, Answer]
     asked: float  # a second
     seconds: float
     served: float
@@ -45,9 +47,14 @@ class Flooded:
     resident: list[int]
     verifying: Verifying
 
-    def of(self, outcome: str) -> Answer:
-        """Return count and percentiles of one outcome."""
-        return self.told.get(outcome, {"count": 0, "p50": 0.0, "p95": 0.0, "p99": 0.0})
+    def count(self, outcome: str) -> int:
+        """Return how many logins ended so."""
+        return sum(half[outcome]["count"] for half in (self.first, self.second) if outcome in half)
+
+    @property
+    def others(self) -> dict[str, int]:
+        """How many ended neither with a session nor with a refusal that says when to come back."""
+        return {outcome: self.count(outcome) for outcome in sorted({*self.first, *self.second} - {SERVED, REFUSED})}
 
 
 def figures_of(name: str, ceiling: float, idle: Verifying, flooded: Flooded) -> list[Figure]:
@@ -73,19 +80,22 @@ def _time(percentile: str, title: str, idle: Verifying, now: Verifying, target: 
 
 def _logged_in(flooded: Flooded, ceiling: float, *, is_apart: bool) -> list[Figure]:
     """Where the load takes all cores, what is left for hashes is nobody's promise."""
-    served, refused = flooded.served / flooded.seconds, flooded.of(REFUSED)
-    others = {outcome: one["count"] for outcome, one in flooded.told.items() if outcome not in (SERVED, REFUSED)}
-    sessions = f"{flooded.of(SERVED)['count']} got a session in all, {flooded.hashed:.0f} were hashed meanwhile"
-    refusals = f"{refused['count']} refused, p50 {refused['p50'] / 1000:.1f} ms, p95 {refused['p95'] / 1000:.1f} ms"
+    served, (saturated, refused) = flooded.served / flooded.seconds, (half.get(REFUSED, NONE) for half in (flooded.first, flooded.second))
+    sessions = f"{flooded.count(SERVED)} got a session in all, {flooded.hashed:.0f} were hashed meanwhile"
+    refusals = (f"{flooded.count(REFUSED)} in all, {_times(refused)}", f"while verifications were asked as fast as possible: {_times(saturated)}")
     grown = (max(flooded.resident) - flooded.resident[0]) / MIB
     enough, none = (at_least(0.9, of_ratio=True), at_most(0)) if is_apart else (None, None)
     bcrypt = _over(f"bcrypt alone at cost {COST}", [served], [ceiling])
     return [
         Figure("served", "Logins that got a session", "/s", Spread.of([served]), bcrypt, enough, (sessions,)),
-        Figure("refused.p99", "Refusals with reason and RetryInfo, p99", "ms", Spread.of([refused["p99"] / 1000]), None, at_most(20), (refusals,)),
-        Figure("others", "Logins that ended otherwise", "calls", Spread.of([sum(others.values())]), None, none, _listed(others)),
+        Figure("refused.p99", "Refusals with reason and RetryInfo, p99", "ms", Spread.of([refused["p99"] / 1000]), None, at_most(20), refusals),
+        Figure("others", "Logins that ended otherwise", "calls", Spread.of([sum(flooded.others.values())]), None, none, _listed(flooded.others)),
         Figure("memory", "What identity's resident set grew by", "MiB", Spread.of([grown]), None, at_most(8)),
     ]
+
+
+def _times(one: Answer) -> str:
+    return f"p50 {one['p50'] / 1000:.1f} ms, p95 {one['p95'] / 1000:.1f} ms, p99 {one['p99'] / 1000:.1f} ms"
 
 
 def _listed(counts: Mapping[str, int]) -> tuple[str, ...]:

@@ -75,12 +75,13 @@ def schedule(rate: float, seconds: float, seed: int) -> list[int]:
 
 
 class Paced:
-    """An open loop: makes each call when it is due, whether or not others were answered."""
+    """An open loop: makes each call when it is due, whether or not others were answered. What is due after `split` seconds is noted in `later`."""
 
-    def __init__(self, call: Call, requests: Sequence[bytes], times: Times) -> None:
+    def __init__(self, call: Call, requests: Sequence[bytes], times: Times, *, later: Times | None = None, split: float = 0.0) -> None:
         self._call = call
         self._requests = requests
-        self._times = times
+        self._times, self._later = times, later or times
+        self._split = int(split * BILLION)
         self._out: set[asyncio.Task[None]] = set()
         self._late: list[int] = []
 
@@ -93,7 +94,7 @@ class Paced:
             nonlocal pending
             now = time.monotonic_ns()
             while pending is not None and begin + pending[1] <= now:
-                self._begin(pending[0], begin + pending[1], now)
+                self._begin(pending[0], begin + pending[1], now, self._times if pending[1] < self._split else self._later)
                 pending = next(left, None)
             if pending is None or len(self._out) > MOST_OUT:
                 done.set()
@@ -111,14 +112,14 @@ class Paced:
             alarm.close()
         return percentiles(self._late)["p99"]
 
-    def _begin(self, number: int, due: int, now: int) -> None:
+    def _begin(self, number: int, due: int, now: int, times: Times) -> None:
         self._late.append(now - due)
-        task = asyncio.ensure_future(self._make(self._requests[number % len(self._requests)], due))
+        task = asyncio.ensure_future(self._make(self._requests[number % len(self._requests)], due, times))
         self._out.add(task)
         task.add_done_callback(self._out.discard)
 
-    async def _make(self, request: bytes, due: int) -> None:
-        self._times.note(await self._call(request), time.monotonic_ns() - due)
+    async def _make(self, request: bytes, due: int, times: Times) -> None:
+        times.note(await self._call(request), time.monotonic_ns() - due)
 
 
 class Jobs:
@@ -130,14 +131,15 @@ class Jobs:
 
     async def do(self, job: Answer) -> Answer:
         """Make the calls of one job."""
-        requests, times = read_requests(job["requests"]), Times()
+        requests, times, later = read_requests(job["requests"]), Times(), Times()
         requests = requests[job.get("first", 0) :][: job.get("count") or None]
         call, late, began = self._call(job), 0.0, time.monotonic()
         if rate := job.get("rate"):
-            late = await Paced(call, requests, times).run(schedule(rate, job["seconds"], job["seed"]))
+            paced = Paced(call, requests, times, later=later if "split" in job else None, split=job.get("split", 0.0))
+            late = await paced.run(schedule(rate, job["seconds"], job["seed"]))
         else:
             await closed(call, requests, callers=job["callers"], seconds=job["seconds"], times=times)
-        return {"told": times.told(), "seconds": time.monotonic() - began, "late": late}
+        return {"told": times.told(), "later": later.told(), "seconds": time.monotonic() - began, "late": late}
 
     def _call(self, job: Answer) -> Call:
         address, authorization = job["address"], job["authorization"]

@@ -41,10 +41,11 @@ METHOD = """\
   the same cost on the same core, by the clock on the wall.
 * **Scaling**: all instances of token and Envoy share one core, since there is no other, so throughput cannot grow here. What can be promised and
   measured is that a call costs all instances together no more CPU than it costs one; `ideal` is what they would answer with a core each.
-* **The flood** asks for ten times the logins that can be hashed, in an open loop, each with a deadline of four seconds. *Apart*: identity has a
-  core, everything else and the load share the other. *Shared*: everything, the load too, shares all cores; verifications asked as fast as they are
-  answered then take what they can, and the hash threads, at low priority, the rest. So the ceiling of logins is a target only where there is a core
-  for it.
+* **The flood** asks for ten times the logins that can be hashed, in an open loop, each with a deadline of four seconds, while tokens are verified:
+  as fast as they are answered in the first half, at half the idle maximum in the second, in which verifications and refusals are timed. *Apart*:
+  identity has a core, everything else and the load share the other. *Shared*: everything, the load too, shares all cores; verifications asked as
+  fast as they are answered then take what they can, and the hash threads, at low priority, the rest. So the ceiling of logins is a target only
+  where there is a core for it.
 * **Weights** are resident sets. Nearly half of an idle service is pages of libraries' files (gRPC, `cryptography`, OpenSSL, Python, pydantic),
   which all services of a machine have in common; of what is its own, most is Python's objects, two thirds of those the compiled code of imported
   modules; identity also holds zxcvbn's lists of words, 12 MiB.
