@@ -7,7 +7,7 @@ and every instance past it.
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -36,15 +36,19 @@ TENANT = str(DEFAULT_TENANT)
 
 
 class Load:
-    """The load."""
+    """The load.
 
-    def __init__(self, suite: Suite, person: Person, *, readers: int = READERS, changers: int = 1) -> None:
+    is_direct         whether instances are asked past Envoy, too, which keeps one that drains from ending
+    makes_only_roles  six at a time, and nothing else is done
+    """
+
+    def __init__(self, suite: Suite, person: Person, *, is_direct: bool = True, makes_only_roles: bool = False) -> None:
         self._suite = suite
         self._person = person
-        self._readers = readers
-        self._changers = changers
+        self._kinds = ("role",) if makes_only_roles else (*READS, *WRITES)
         self._done = asyncio.Event()
         self._prefix = f"load-{uuid4().hex[:8]}"
+        self._is_direct = is_direct
         self._direct: dict[str, grpc.aio.Channel] = {}
         self.log = Log()
         self.tokens = History()
@@ -54,10 +58,9 @@ class Load:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Load"]:
         """Make the load while inside, and some after what is done inside is over."""
-        changes = (self._refresh, self._create_roles, self._revoke_tokens, self._remove_bindings)
-        callers = [self._read_over_rest, *[self._read_over_grpc] * self._readers, *changes * self._changers]
-        self._direct = {one.name: self._suite.channel(one.address) for one in self._suite.now() if one.service in ("token", "rbac")}
-        tasks = [asyncio.create_task(caller()) for caller in (*callers, self._ask_again)]
+        if self._is_direct:
+            self._direct = {one.name: self._suite.channel(one.address) for one in self._suite.now() if one.service in ("token", "rbac")}
+        tasks = [asyncio.create_task(caller()) for caller in self._callers()]
         try:
             await self.goes_on()
             yield self
@@ -66,13 +69,19 @@ class Load:
             self._done.set()
             await asyncio.gather(*tasks)
 
+    def _callers(self) -> list[Callable[[], Coroutine[None, None, None]]]:
+        if self._kinds == ("role",):
+            return [self._create_roles] * 6
+        changers = [self._refresh, self._create_roles, self._revoke_tokens, self._remove_bindings]
+        return [self._read_over_rest, *[self._read_over_grpc] * READERS, *changers, self._ask_again]
+
     async def goes_on(self, *, within: float = 40.0) -> None:
         """Return when every kind of call was answered well a few times more."""
         before = self._answered()
 
         async def more() -> bool:
             after = self._answered()
-            return all(after[kind] > before[kind] + 3 for kind in (*READS, *WRITES))
+            return all(after[kind] > before[kind] + 3 for kind in self._kinds)
 
         await eventually(more, within=within)
 

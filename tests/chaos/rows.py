@@ -1,6 +1,5 @@
 """What rows share: how long things last, and how what was seen is said."""
 
-
 from tests.chaos.calls import Log
 from tests.chaos.load import Load
 from tests.conftest import eventually

@@ -46,16 +46,17 @@ async def freeze(wire: FaultProxy, value: float) -> None:
     wire.freeze()
 
 
-async def cut(wire: FaultProxy, value: float) -> None:
-    await wire.cut()
-
-
 async def restore(wire: FaultProxy, value: float) -> None:
     await wire.restore()
 
 
+async def cut_and_restore(wire: FaultProxy, value: float) -> None:
+    await wire.cut()
+    await wire.restore()
+
+
 DEEDS: Mapping[str, Callable[[FaultProxy, float], Awaitable[None]]] = {
-    deed.__name__: deed for deed in (slow, lose_answers, cut_after, freeze, cut, restore)
+    deed.__name__: deed for deed in (slow, lose_answers, cut_after, freeze, restore, cut_and_restore)
 }
 
 

@@ -19,9 +19,10 @@ import redis.asyncio as aioredis
 from gateway.documents import Node, parsed, write
 from services.chassis import clock, edge, health, postgres, server
 from services.chassis import redis as chassis_redis
-from services.chassis.coherence import Coherence
 from services.chassis.fanout import Fanout
 from services.chassis.postgres import Database, Posted
+from services.rbac.checker import Checker
+from services.token.revocations import Revocations
 from services.token.rotation import Rotation
 from watchword import rules
 
@@ -83,14 +84,36 @@ def put(owner: object, name: str, value: object) -> None:
     setattr(owner, name, value)
 
 
+class Always:
+    """A lease that never ends."""
+
+    is_current = True
+
+
+class Never:
+    """A lease that never begins."""
+
+    is_current = False
+
+
+def _lead(lease: object) -> None:
+    """Have verifications and checks led by `lease`, while this instance itself goes on as it should."""
+    for judge, made in ((Revocations, Revocations.__init__), (Checker, Checker.__init__)):
+
+        def init(self: object, first: Any, memory: Any, *rest: Any, made: Callable[..., None] = made, **more: Any) -> None:
+            made(self, first, memory, *rest[:-1], lease, **more)
+
+        put(judge, "__init__", init)
+
+
 def without_lease() -> None:
     """Memory is believed, lease or not."""
-    put(Coherence, "is_current", property(lambda self: True))
+    _lead(Always())
 
 
 def without_memory() -> None:
     """Memory is never believed."""
-    put(Coherence, "is_current", property(lambda self: False))
+    _lead(Never())
 
 
 def without_waiting() -> None:
@@ -214,18 +237,14 @@ def without_answers() -> None:
         signal.signal(number, close)
 
 
-def skewed(seconds: float) -> Callable[[], None]:
-    """Return what sets an instance's clock ahead."""
+def skew(seconds: float) -> None:
+    """The clock is ahead."""
+    told = clock.Clock.now
 
-    def skew() -> None:
-        told = clock.Clock.now
+    def now(self: clock.Clock) -> datetime:
+        return told(self) + timedelta(seconds=seconds)
 
-        def now(self: clock.Clock) -> datetime:
-            return told(self) + timedelta(seconds=seconds)
-
-        put(clock.Clock, "now", now)
-
-    return skew
+    put(clock.Clock, "now", now)
 
 
 INSTANCES: Mapping[str, Callable[[], None]] = {
@@ -242,14 +261,20 @@ INSTANCES: Mapping[str, Callable[[], None]] = {
     "leeway": without_leeway,
     "priority": without_priority,
     "answers": without_answers,
-    **{f"clock{seconds:+d}": skewed(seconds) for seconds in (-4, -2, -1, 1, 2, 4)},
 }
+
+
+def weaken(name: str) -> None:
+    """Take a defence away from this process; `clock+2` sets its clock two seconds ahead."""
+    if name.startswith("clock"):
+        skew(float(name.removeprefix("clock")))
+    elif name in INSTANCES:
+        INSTANCES[name]()
 
 
 if __name__ == "__main__":
     names, module = sys.argv[1:]
-    for name in names.split(","):
-        if name in INSTANCES:
-            INSTANCES[name]()
+    for missing in names.split(","):
+        weaken(missing)
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__")
