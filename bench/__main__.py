@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.client import client
 from bench.figures import Bench, Extent, Figure
 from bench.flood import flood
+from bench.growth import growth, lookup
 from bench.issue import issue
 from bench.latency import latency
 from bench.local_figures import local
@@ -20,16 +21,20 @@ from bench.login import login
 from bench.machine import Cores, Machine
 from bench.memory import memory
 from bench.page import COMMITTED, PAGE, publish
+from bench.permissions import check, checks
 from bench.processes import processes
 from bench.propagation import propagation
 from bench.refresh import refresh
 from bench.results import Failure, Results
+from bench.role_change import role_change
 from bench.scaling import scaling
+from bench.seeding import imports
 from bench.stack import SETTINGS, running_stack
 from bench.subscribers import subscribers
 from bench.suite import Suites
 from bench.table import aligned
 from bench.verify import batch, verify
+from bench.visible import visible
 from bench.workers import ROOT, BenchError
 from services.embedded import EmbeddedError
 
@@ -43,6 +48,13 @@ GROUPS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "propagation": propagation,
     "memory": memory,
     "subscribers": subscribers,
+    "import": imports,
+    "check": check,
+    "checks": checks,
+    "growth": growth,
+    "role-change": role_change,
+    "visible": visible,
+    "lookup": lookup,
     "client": client,
     "processes": processes,
     "latency": latency,

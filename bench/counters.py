@@ -9,6 +9,7 @@ from bench.workers import BenchError
 OK = re.compile(r'^grpc_server_handled_total\{(?=[^}]*grpc_code="OK")[^}]*grpc_method="(\w+)"[^}]*\} ([0-9.e+]+)$', re.MULTILINE)
 
 CACHE = re.compile(r'^watchword_cache_requests_total\{(?=[^}]*cache="(\w+)")(?=[^}]*outcome="(\w+)")[^}]*\} ([0-9.e+]+)$', re.MULTILINE)
+LOADS = re.compile(r'^watchword_rbac_views_total\{[^}]*source="postgres"[^}]*\} ([0-9.e+]+)$', re.MULTILINE)
 
 
 async def exposition(metrics: str) -> str:
@@ -36,6 +37,11 @@ async def total(metrics: str, name: str, **labels: str) -> float:
     if not found:
         raise BenchError(f"{metrics} says nothing of {name}")
     return sum(float(one) for one in found)
+
+
+async def loaded(metrics: str) -> int:
+    """Return how many times rbac has read a policy from Postgres since the instance started."""
+    return sum(int(float(count)) for count in LOADS.findall(await exposition(metrics)))
 
 
 def _read(metrics: str) -> str:

@@ -67,8 +67,15 @@ def _cost(values: Values) -> Any:
 
 def _growth(values: Values) -> Any:
     """Growth with data."""
-    lines = [("CheckPermission, bindings in the tenant: µs CPU a call", _series(values, r"check\.growth\.(\d+)"))]
-    return _xy("Growth with data", lines, x="bindings", y="µs/call")
+    warm, cold = _series(values, r"check\.growth\.(\d+)"), _series(values, r"check\.growth\.cold\.(\d+)")
+    if len(warm) < 2:
+        return None
+    chart = _bars("Growth with data: CPU of CheckPermission in policies of different sizes", "µs")
+    chart.x_labels = [f"{size:,.0f} bindings" for size, _ in warm]
+    chart.add("what memory knows", [round(cost, 1) for _, cost in warm])
+    if len(cold) == len(warm):
+        chart.add("what memory does not know", [round(cost, 1) for _, cost in cold])
+    return chart
 
 
 def _memory(values: Values) -> Any:

@@ -125,6 +125,7 @@ class Database:
         self._sealer = sealer
         self._changes = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
         self._spreader: Spreader | None = None
+        self._releasing: set[asyncio.Task[None]] = set()
         self.use = Use()
 
     @classmethod
@@ -222,8 +223,12 @@ class Database:
             raise
         began = time.monotonic()
         use.waited.note(began - asked)
+        is_given_up = False
         try:
             yield connection
+        except asyncio.CancelledError:
+            is_given_up = True
+            raise
         except asyncpg.DataError:
             raise  # an argument that does not fit its column: our defect, although asyncpg counts it among its interface's errors
         except (asyncpg.InterfaceError, *UNREACHABLE) as error:
@@ -238,7 +243,10 @@ class Database:
         ) as error:
             raise DependencyUnavailable("the database is busy; try again") from error
         finally:
-            await self._release(connection)
+            if is_given_up:  # whose deadline passed must not wait for a Postgres that hangs
+                self._leave(connection)
+            else:
+                await self._release(connection)
             use.used.note(time.monotonic() - began)
 
     async def _acquire(self) -> Connection:
@@ -257,6 +265,11 @@ class Database:
             return ResourceExhausted("no database connection is free; try again")
         return DependencyUnavailable()
 
+    def _leave(self, connection: Connection) -> None:
+        releasing = asyncio.create_task(self._release(connection), name="release")
+        self._releasing.add(releasing)
+        releasing.add_done_callback(self._releasing.discard)
+
     async def _release(self, connection: Connection) -> None:
         try:
             await self._pool.release(connection, timeout=1.0)
@@ -273,8 +286,13 @@ class Database:
         except TimeoutError:
             raise ResourceExhausted("too many changes at once; try again") from None
         try:
-            async with self.connection() as connection, connection.transaction():
-                yield connection
+            async with self.connection() as connection, contextlib.AsyncExitStack() as work:
+                await work.enter_async_context(connection.transaction())
+                try:
+                    yield connection
+                except asyncio.CancelledError:
+                    work.pop_all()  # rolled back when the connection is released, for which nobody waits
+                    raise
         finally:
             self._changes.release()
 

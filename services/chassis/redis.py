@@ -125,6 +125,7 @@ class Redis:
             async with asyncio.timeout(seconds):
                 reply = await self._client.execute_command(*command)
         except NoScriptError:
+            self._failures = 0  # it answers: a Redis that was restarted knows no script, and is told it next
             raise
         except FAULTS as error:
             self._failures += 1

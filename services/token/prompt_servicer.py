@@ -24,6 +24,7 @@ from watchword.token.v1 import token_pb2
 from watchword.tokens import MAX_TOKEN_BYTES
 
 REMEMBERED = 4096  # requests, of some 3 KB each
+MAX_REMEMBERED_BYTES = MAX_TOKEN_BYTES + 1024  # a longer request is read each time
 RESPONSES = token_pb2.BatchVerifyTokensResponse.RESPONSES_FIELD_NUMBER
 
 
@@ -83,6 +84,8 @@ class PromptVerification:
         return question_of(request)
 
     def _remember(self, raw: bytes, known: Known) -> None:
+        if len(raw) > MAX_REMEMBERED_BYTES:
+            return
         if len(self._known) >= REMEMBERED:
             for oldest in list(islice(self._known, REMEMBERED // 8)):
                 del self._known[oldest]

@@ -26,7 +26,8 @@ from watchword.rbac.v1 import permission_pb2_grpc, rbac_pb2_grpc
 from watchword.token.v1 import token_pb2_grpc
 
 PASSWORD = "a good horse may hold on to 7 staples"
-STACK = ("--rest-port", "0", "--grpc-port", "0", "--unsafe-speed")
+PORTS = ("--rest-port", "0", "--grpc-port", "0")
+STACK = (*PORTS, "--unsafe-speed")
 REPLICAS = ("--replicas", "token=3,rbac=3")
 # The tests log in far more often than people do, all from one address.
 # The first administrator logs in once, for all tests.
@@ -47,6 +48,11 @@ class Suite:
     home: Path
     endpoints: Endpoints
     channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+    identities: dict[str, ServiceIdentity] = field(default_factory=dict)
+
+    def now(self) -> list[RunningInstance]:
+        """Return all processes as they are now."""
+        return [RunningInstance(**one) for one in json.loads((self.home / "endpoints.json").read_text())["instances"]]
 
     @property
     def rest(self) -> httpx.AsyncClient:
@@ -70,9 +76,10 @@ class Suite:
 
     def peer(self, name: str, *, to: str) -> tuple[tuple[str, str], ...]:
         """Return metadata that proves service `name` to service `to`."""
-        private = Path(self.endpoints.service_keys[name]).read_text()
-        public = (self.home / "secrets" / "service-public-keys.json").read_text()
-        return (("authorization", f"Bearer {ServiceIdentity.load(name, private, public).token_for(to)}"),)
+        if name not in self.identities:
+            private = Path(self.endpoints.service_keys[name]).read_text()
+            self.identities[name] = ServiceIdentity.load(name, private, (self.home / "secrets" / "service-public-keys.json").read_text())
+        return (("authorization", f"Bearer {self.identities[name].token_for(to)}"),)
 
     def stop(self, name: str, number: str = "KILL") -> None:
         """Signal one instance."""
@@ -107,17 +114,24 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def running(home: Path, *options: str) -> Iterator[Suite]:
-    """Run a stack in `home` while inside."""
+def started(home: Path, *options: str, module: str = "services.up") -> Iterator[Endpoints]:
+    """Run a stack in `home` with the settings of the tests while inside; yields where it is."""
     settings = [part for setting in SETTINGS for part in ("--env", setting)]
-    started = run(sys.executable, "-m", "services.up", "--detach", "--home", str(home), *STACK, *settings, *options)
-    assert started.returncode == 0, started.stdout + started.stderr
+    done = run(sys.executable, "-m", module, "--detach", "--home", str(home), *settings, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
     try:
         raw = json.loads((home / "endpoints.json").read_text())
         instances = tuple(RunningInstance(**one) for one in raw.pop("instances"))
-        yield Suite(home, Endpoints(**raw, instances=instances))
+        yield Endpoints(**raw, instances=instances)
     finally:
         run(sys.executable, "-m", "services.up.down", "--home", str(home))
+
+
+@contextmanager
+def running(home: Path, *options: str) -> Iterator[Suite]:
+    """Run a stack in `home` while inside."""
+    with started(home, *STACK, *options) as endpoints:
+        yield Suite(home, endpoints)
 
 
 @pytest.fixture(scope="session")

@@ -219,6 +219,36 @@ async def test_cancelled_calls_leave_no_connection_behind_and_no_strangers_answe
         await eventually(is_idle, within=2)
 
 
+async def test_who_gives_up_does_not_wait_for_a_postgres_that_hangs(configure: Configure, database_url: str) -> None:
+    """F06: a deadline that passed is answered then, not a second later; and what was begun is rolled back once Postgres goes on."""
+    async with proxied(database_url) as proxy, Database.open(configure(DATABASE_URL=through(proxy.port, database_url)), "token") as opened:
+        key = uuid4()
+
+        async def read() -> None:
+            await opened.fetch("SELECT pg_sleep(0)")
+
+        async def change() -> None:
+            async with opened.transaction() as connection:
+                await connection.execute("INSERT INTO effect (id, note) VALUES ($1, 'half')", key)
+                proxy.freeze()
+                await connection.execute("SELECT 1")
+
+        for call in (change, read):
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await call()
+            assert time.monotonic() - began < 0.5
+        await proxy.restore()
+
+        async def is_whole() -> bool:
+            with contextlib.suppress(DependencyUnavailable):
+                return await opened.fetch("SELECT 1 FROM effect WHERE id = $1", key) == [] and opened.pool.used == 0
+            return False
+
+        await eventually(is_whole)
+
+
 async def test_changes_that_wait_for_a_lock_leave_half_the_pool_to_the_reads(stores: Stores, configure: Configure) -> None:
     """One lock that somebody holds too long must not stop VerifyToken and CheckPermission. Further changes hear so within the second."""
     url = await stores.new_database()

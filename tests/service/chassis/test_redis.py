@@ -88,6 +88,23 @@ async def test_the_breaker_closes_again_by_itself(behind: Redis, proxy: FaultPro
     assert await behind.call("ECHO", "x") == "x"
 
 
+async def test_a_redis_that_was_restarted_is_told_its_scripts_again(behind: Redis, proxy: FaultProxy) -> None:
+    """F13: it knows none of them. The one call that an open breaker lets through must not be spent on hearing so."""
+    script = Script(f"return ARGV[1] .. '{uuid4()}'")
+    first = await behind.run(script, [], ["a"])
+    await behind.call("SCRIPT", "FLUSH")
+    await proxy.cut()
+    await exhaust(behind)
+    await proxy.restore()
+
+    async def recovered() -> bool:
+        with contextlib.suppress(RedisDown):
+            return bool(await behind.run(script, [], ["a"]) == first)
+        return False
+
+    await eventually(recovered, within=1.5)
+
+
 async def test_an_open_breaker_lets_one_call_try_at_a_time(behind: Redis, proxy: FaultProxy) -> None:
     """A herd of probes is what a struggling server does not need."""
     await proxy.cut()

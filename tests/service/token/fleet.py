@@ -154,7 +154,6 @@ class Member:
     async def mend(self) -> None:
         """Be alive and awake, with all wires whole."""
         for wire in (self.redis, self.postgres):
-            wire.delay = 0.0
             await wire.restore()
         self.resume()
         if self.process is None:

@@ -1,0 +1,264 @@
+"""Instances that start, whose clocks differ, that must share the processor, and that are all unavailable. Source: reliability, F04, F23b, F28, F30."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.chaos.calls import CHECKS, Call, Log, ms
+from tests.chaos.load import Load
+from tests.chaos.record import record
+from tests.chaos.rows import failures, last, sound
+from tests.chaos.teller import Teller
+from tests.chaos.test_redis import fill
+from tests.chaos.world import SERVICES, World
+from tests.conftest import process
+from tests.service.token.inquiry import now
+from tests.suite.conftest import Person
+from watchword.token.v1 import token_pb2, token_pb2_grpc
+
+STARTS = 10
+BUSY = 10.0  # seconds
+REFUSING = 5.0  # seconds
+CROWD = 60  # callers at a time
+
+
+async def says_serving(channel: grpc.aio.Channel, timeout: float = 1.0) -> bool:
+    """Whether an instance says that it serves."""
+    health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+    try:
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def start(stack: World, good: str, bad: str) -> tuple[float, list[str]]:
+    """Start token-1; return how long it took to serve, and what it said wrongly before, and after it said that it serves."""
+    teller, wrong = Teller(stack, "token-1"), list[str]()
+    await stack.end("token-1")
+    began = now()
+    starting = asyncio.create_task(stack.begin("token-1"))
+    channel = stack.channel(next(one.address for one in stack.now() if one.name == "token-1"))
+    while not (serves := await says_serving(channel)):
+        wrong += await misstatements(teller, good, bad)
+        assert now() < began + 20
+    took = now() - began
+    assert serves
+    wrong += await misstatements(teller, good, bad)
+    try:
+        await teller.issue()
+    except grpc.aio.AioRpcError as error:
+        wrong.append(f"issue: {error.code().name}")
+    await starting
+    return took, wrong
+
+
+async def misstatements(teller: Teller, good: str, bad: str) -> list[str]:
+    """Ask about a good token and a revoked one; return answers that are not right. None is one that was not given."""
+    found = []
+    for token, expected in ((good, "VALID"), (bad, "REVOKED")):
+        try:
+            said = await teller.says(token)
+        except grpc.aio.AioRpcError:
+            continue
+        if said != expected:
+            found.append(f"{said} for {expected}")
+    return found
+
+
+async def starts(stack: World, count: int) -> tuple[list[float], list[str]]:
+    """Start an instance so many times."""
+    other = Teller(stack, "token-2")
+    good, bad = await other.issue(), await other.issue()
+    await other.revoke(bad)
+    done = [await start(stack, good, bad) for _ in range(count)]
+    await stack.whole()
+    return sorted(took for took, _ in done), [word for _, words in done for word in words]
+
+
+@pytest.mark.timeout(300)
+async def test_f04_an_instance_starts(stack: World) -> None:
+    """It says that it serves once it has its keys and knows what is revoked, and says nothing wrong before."""
+    young, wrong = await starts(stack, STARTS)
+    await fill(stack, 100_000)
+    full, wrong_too = await starts(stack, STARTS)
+
+    assert wrong + wrong_too == []
+    async with stack.without("load"):
+        _, early = await starts(stack, 1)
+    assert early
+    record(
+        "F04",
+        broken=f"an instance of token starts, {STARTS} times, and {STARTS} times with 100,000 revocations in force",
+        promised="it serves within 3 s, and says nothing wrong before",
+        seen=f"0 wrong answers; served after {ms(young[len(young) // 2])} (median), {ms(young[-1])} (slowest); "
+        f"with the revocations {ms(full[len(full) // 2])}, {ms(full[-1])}",
+        without=f"serving before the keys are there: {early[-1]}",
+    )
+    assert full[-2] < 3.0
+
+
+async def skewed(stack: World, rounds: int, *missing: str) -> list[str]:
+    """Issue at each instance while token-1's clock is off, and ask the other at once; return what was refused."""
+    refused: list[str] = []
+    async with stack.without(*missing, of=("token-1",)):
+        tellers = Teller(stack, "token-1"), Teller(stack, "token-2")
+
+        async def one() -> None:
+            for issuer, verifier in (tellers, tellers[::-1]):
+                said = await verifier.says(await issuer.issue())
+                refused.extend([said] if said != "VALID" else [])
+
+        for _ in range(rounds // 10):
+            await asyncio.gather(*(one() for _ in range(10)))
+    return refused
+
+
+@pytest.mark.timeout(400)
+async def test_f23b_clocks_differ(stack: World) -> None:
+    """Five seconds are allowed for, in both directions, and no more."""
+    rounds, skews = 840, (1, 2, 4)
+
+    refused = [said for seconds in skews for said in await skewed(stack, rounds, f"clock{seconds:+d}")]
+
+    assert refused == []
+    token = await Teller(stack, "token-2").issue()
+    at = {after: await said_after(stack, token, after) for after in (3604, 3608)}
+    assert at == {3604: "VALID", 3608: "EXPIRED"}
+    strict = await skewed(stack, 20, "clock-2", "leeway")
+    assert strict
+    record(
+        "F23b",
+        broken="one instance's clock is 1, 2 and 4 s ahead of the other's",
+        promised="no new token is refused by either; none is accepted later than 5 s after its end",
+        seen=f"0 of {rounds * 2 * len(skews):,} refused; 4 s after its end {at[3604]}, 8 s after it {at[3608]}",
+        without=f"no leeway, 2 s: {len(strict)} of 40 refused ({strict[0]})",
+    )
+
+
+async def said_after(stack: World, token: str, seconds: int) -> str:
+    """Return what an instance says of a token whose clock is so far ahead."""
+    async with stack.without(f"clock+{seconds}", of=("token-1",)):
+        return await Teller(stack, "token-1").says(token)
+
+
+@contextmanager
+def hogs(directory: Path) -> Iterator[None]:
+    """Two processes that want all of a processor."""
+    with ExitStack() as running:
+        for number in range(2):
+            running.enter_context(process([sys.executable, "-c", "while True: pass"], log=directory / f"hog-{number}"))
+        yield
+
+
+async def probes(stack: World, seconds: float) -> tuple[Log, dict[str, int]]:
+    """Ask every instance for its health, ten times a second; return how it went, and the fewest instances that got calls."""
+    log, fewest, until = Log(), dict[str, int](), now() + seconds
+    channels = [stack.channel(one.address) for one in stack.now() if one.service in SERVICES]
+
+    async def probe(channel: grpc.aio.Channel) -> None:
+        began = now()
+        is_serving = await says_serving(channel, timeout=5.0)
+        log.calls.append(Call("health", began, now() - began, "" if is_serving else "not serving"))
+
+    while now() < until:
+        await asyncio.gather(*(probe(channel) for channel in channels))
+        healthy = await stack.healthy()
+        fewest = {service: min(count, fewest.get(service, count)) for service, count in healthy.items()}
+        await last(0.1)
+    return log, fewest
+
+
+async def crowded(stack: World, person: Person, directory: Path) -> tuple[Load, Log, dict[str, int]]:
+    async with (load := Load(stack, person)).running():
+        with hogs(directory):
+            health, fewest = await probes(stack, BUSY)
+    return load, health, fewest
+
+
+@pytest.mark.timeout(300)
+async def test_f28_others_want_the_processor(stack: World, person: Person, tmp_path: Path) -> None:
+    """Health answers, nobody is thrown out for being slow, and no call outlives its deadline."""
+    load, health, fewest = await crowded(stack, person, tmp_path)
+
+    assert min(fewest.values()) >= 1
+    assert load.log.slowest < 20.0
+    said = await sound(load)
+    async with stack.without("priority", of=SERVICES):
+        starved, yielding, _ = await crowded(stack, person, tmp_path)
+    record(
+        "F28",
+        broken=f"two busy processes on {os.cpu_count()} cores for {BUSY:.0f} s",
+        promised="health answers within 300 ms (p99); never all instances of a service are out",
+        seen=f"health p99 {ms(health.p99)}; at least {min(fewest.values())} of 2 instances got calls; {failures(load.log.of(*CHECKS))} checks failed, "
+        f"p99 {ms(load.log.of(*CHECKS).p99)}; {said}",
+        without=f"services that yield (nice 19): health p99 {ms(yielding.p99)}, {failures(starved.log.of(*CHECKS))} checks failed",
+    )
+    assert health.p99 < 0.3
+    assert yielding.p99 > health.p99
+
+
+async def storm(stack: World) -> tuple[float, float, Log]:
+    """Have every instance of token refuse everything for a while, with a crowd that asks; return attempts a call, and the seconds of recovery."""
+    names, log, ended = stack.names("token"), Log(), now() + 3600
+    stub = token_pb2_grpc.TokenServiceStub(stack.channel())
+    token = token_pb2.VerifyTokenRequest(token=await Teller(stack, names[0]).issue())
+
+    async def ask() -> None:
+        while now() < ended:
+            began, failure = now(), ""
+            try:
+                await stub.VerifyToken(token, metadata=stack.peer("gateway", to="token"), timeout=5)
+            except grpc.aio.AioRpcError as error:
+                failure = error.code().name
+            log.calls.append(Call("VerifyToken", began, now() - began, failure))
+
+    crowd = [asyncio.create_task(ask()) for _ in range(CROWD)]
+    await last(1.0)
+    before = await counts(stack)
+    for name in names:
+        os.kill(stack.pid(name), signal.SIGUSR1)
+    await last(REFUSING)
+    after = await counts(stack)
+    for name in names:
+        os.kill(stack.pid(name), signal.SIGUSR2)
+    resumed = now()
+    await last(3.0)
+    ended = now()
+    await asyncio.gather(*crowd)
+    total, retried = (now_ - then for now_, then in zip(after, before, strict=True))
+    failed = log.between(resumed).failed
+    return total / (total - retried), max((call.ended for call in failed), default=resumed) - resumed, log
+
+
+async def counts(stack: World) -> tuple[int, int]:
+    """Return how many requests Envoy has sent to token, and how many of them again."""
+    return await stack.statistic("cluster.token.upstream_rq_total"), await stack.statistic("cluster.token.upstream_rq_retry")
+
+
+@pytest.mark.timeout(300)
+async def test_f30_every_instance_refuses(stack: World) -> None:
+    """Sending again cannot help, and so there is little of it; and once they answer, all is well."""
+    async with stack.without("answers", of=("token",)):
+        attempts, recovery, log = await storm(stack)
+    async with stack.without("answers", "budget", of=("token",)):
+        unbound, _, _ = await storm(stack)
+    record(
+        "F30",
+        broken=f"every instance of token answers UNAVAILABLE for {REFUSING:.0f} s, {CROWD} callers at a time",
+        promised="no storm: at most 1.3 attempts a call; normal within a second",
+        seen=f"{attempts:.2f} attempts a call; {failures(log)} calls failed; normal after {ms(recovery)}",
+        without=f"no budget for retries: {unbound:.2f} attempts a call",
+    )
+    assert attempts < 1.3
+    assert recovery < 1.0
+    assert unbound > 1.5

@@ -1,0 +1,419 @@
+"""Redis dies, hangs, forgets, refuses and is half there. Source: reliability, F13-F22, F33."""
+
+import asyncio
+import random
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+import redis.asyncio as aioredis
+
+from services.chassis import redis as chassis_redis
+from services.chassis.redis import Redis, RedisDown
+from tests.chaos.calls import CHECKS, Log, ms
+from tests.chaos.conftest import LONG
+from tests.chaos.load import Load
+from tests.chaos.record import record
+from tests.chaos.rows import failures, last, sound
+from tests.chaos.teller import Teller
+from tests.chaos.world import SERVICES, World
+from tests.conftest import eventually
+from tests.service.chassis.fault_proxy import FaultProxy
+from tests.service.token.inquiry import now
+from tests.suite.conftest import Person
+
+OUTAGE = 10.0 if LONG else 3.0  # seconds
+HOLDERS = ("token", "rbac")
+LEASE_OFF = "memory believed without a lease"
+Act = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What happened while something was broken: the load, calls before, calls from two seconds on, and the fewest instances that got calls."""
+
+    load: Load
+    before: Log
+    later: Log
+    fewest: dict[str, int]
+
+    @property
+    def words(self) -> str:
+        """The calls, in words."""
+        checks = self.load.log.of(*CHECKS)
+        return f"{failures(checks)} checks failed, p99 {ms(self.later.of(*CHECKS).p99)} ({ms(self.before.of(*CHECKS).p99)} before)"
+
+
+async def through(stack: World, person: Person, breaks: Act, mends: Act, *, lasting: float = OUTAGE) -> Seen:
+    """Break something under load, and mend it."""
+    fewest: dict[str, int] = {}
+    async with (load := Load(stack, person)).running():
+        idle = now()
+        await last(2.0)
+        began = now()
+        await breaks()
+        while now() < began + lasting:
+            healthy = await stack.healthy()
+            fewest = {service: min(count, fewest.get(service, count)) for service, count in healthy.items()}
+            await last(0.2)
+        ended = now()
+        await mends()
+        await load.goes_on()
+    await stack.whole()
+    return Seen(load, load.log.between(idle, began), load.log.between(began + 2.0, ended), fewest)
+
+
+async def accepted_anyway(stack: World, person: Person, breaks: Act, mends: Act) -> str:
+    """The same with the lease off: something is accepted after its OK."""
+    async with stack.without("lease", of=HOLDERS):
+        seen = await through(stack, person, breaks, mends, lasting=6.0)
+    wrongs = seen.load.wrongs
+    assert any("acknowledged" in wrong.why for wrong in wrongs)
+    return f"{LEASE_OFF}: {len(wrongs)} accepted of {seen.load.asked_afterwards:,}"
+
+
+async def guess(stack: World) -> int:
+    """Try thirty passwords for one name at once; return how many were compared."""
+    name = f"{uuid4().hex[:10]}@example.com"
+    async with stack.rest as rest:
+        guesses = (rest.post("/v1/auth/login", json={"login": name, "password": f"guess {number}"}) for number in range(30))
+        return sum(answer.status_code == 401 for answer in await asyncio.gather(*guesses))
+
+
+@pytest.mark.timeout(300)
+async def test_f13_f22_redis_is_killed(stack: World, person: Person) -> None:
+    """Postgres is asked instead of memory, for every single question, and no instance leaves."""
+    compared: list[int] = []
+
+    async def kill() -> None:
+        await stack.end("redis")
+        compared.append(await guess(stack))
+
+    seen = await through(stack, person, kill, lambda: stack.begin("redis"))
+
+    assert seen.load.reads.failed == []
+    assert seen.fewest == dict.fromkeys(SERVICES, 2)
+    assert compared[0] <= 20
+    said = await sound(seen.load)
+    if LONG:
+        breaks, mends = (lambda: stack.end("redis")), (lambda: stack.begin("redis"))
+        record(
+            "F13",
+            broken=f"Redis, kill -9, gone for {OUTAGE:.0f} s",
+            promised="no read fails, nothing revoked is accepted, guesses at passwords are counted",
+            seen=f"{seen.words}; of 30 guesses {compared[0]} were compared; {failures(seen.load.writes)} tries of changes failed; {said}",
+            without=await accepted_anyway(stack, person, breaks, mends),
+        )
+        record(
+            "F22",
+            broken="Redis, as above: what health says",
+            promised="every instance stays: Redis alone decides nothing",
+            seen=f"never fewer than {min(seen.fewest.values())} of 2 instances a service got calls",
+            without=await fleet_lost(stack, person),
+        )
+
+
+async def fleet_lost(stack: World, person: Person) -> str:
+    """Health that depends on Redis empties the fleet."""
+    async with stack.without("indifference", of=SERVICES):
+        seen = await through(stack, person, lambda: stack.end("redis"), lambda: stack.begin("redis"), lasting=6.0)
+    assert min(seen.fewest.values()) == 0
+    return f"health that asks Redis: no instance left, {failures(seen.load.reads)} reads failed"
+
+
+async def test_f14_redis_hangs(stack: World, person: Person) -> None:
+    """The worst of its faults: it accepts and does not answer."""
+    breaks, mends = (lambda: stack.end("redis", "STOP")), (lambda: stack.end("redis", "CONT"))
+
+    seen = await through(stack, person, breaks, mends)
+
+    assert seen.load.reads.failed == []
+    said = await sound(seen.load)
+    record(
+        "F14",
+        broken=f"Redis hangs for {OUTAGE:.0f} s (SIGSTOP)",
+        promised="as F13; no call waits for it for longer than 0.15 s",
+        seen=f"{seen.words}; {said}",
+        without=f"{await accepted_anyway(stack, person, breaks, mends)}; {await unhurried(stack, person, breaks, mends)}",
+    )
+
+
+async def unhurried(stack: World, person: Person, breaks: Act, mends: Act) -> str:
+    async with stack.without("breaker", of=SERVICES):
+        seen = await through(stack, person, breaks, mends, lasting=4.0)
+    assert seen.load.reads.failed or seen.load.reads.slowest > 1.0
+    return f"no time limit, no breaker: {failures(seen.load.reads)} reads failed, the slowest took {ms(seen.load.reads.slowest)}"
+
+
+@pytest.mark.timeout(300)
+async def test_f15_redis_comes_back_empty(stack: World, person: Person) -> None:
+    """Another epoch: no lease of the former counts, and all is loaded anew."""
+    await fill(stack, 100_000)
+
+    async def empty() -> None:
+        await stack.end("redis")
+        shutil.rmtree(stack.home / "redis" / "appendonlydir")
+        await stack.begin("redis")
+
+    seen = await through(stack, person, empty, stack.whole, lasting=4.0)
+    began = now()
+    await empty()
+    await stack.whole()
+    took = now() - began
+
+    assert seen.load.reads.failed == []
+    said = await sound(seen.load)
+    record(
+        "F15",
+        broken="Redis restarts with nothing, with 100,000 revocations in force",
+        promised="nothing revoked is accepted; memory answers again within 10 s",
+        seen=f"{seen.words}; memory answers after {ms(took)}, two restarts of it; {said}",
+        without=await young_epoch_believed(stack),
+    )
+    assert took < 10
+
+
+async def fill(stack: World, count: int) -> None:
+    """Have so many revocations in force."""
+    statement = """
+        INSERT INTO token.revocation
+            (tenant_id, key, kind, revision, spared_revision, spared_session_id, is_disabled, revoke_time, expire_time)
+        SELECT gen_random_uuid(), gen_random_uuid(), 'token', 1, 0, NULL, false, now(), now() + interval '1 hour' FROM generate_series(1, $1)
+    """
+    async with stack.sql() as connection:
+        await connection.execute(statement, count)
+
+
+async def young_epoch_believed(stack: World) -> str:
+    """A writer that believes an emptied Redis to know all leases answers before the others know."""
+    tries, accepted = 0, 0
+    async with stack.without("epoch", of=("token-1",)), stack.redis() as redis:
+        await stack.wires("slow", "redis", "token-2", value=0.05)
+        while not accepted and tries < 50:
+            tries += 1
+            accepted += await accepted_after(stack, "token-1", "token-2", redis.flushall)
+            await stack.whole()
+        await stack.wires("restore", "redis")
+    assert accepted
+    return f"a writer that believes a young epoch: accepted after OK in round {tries}"
+
+
+async def accepted_after(stack: World, writer: str, other: str, just_before: Act) -> bool:
+    """Whether a token that one instance has revoked is good at another at once after the OK."""
+    one, two = (Teller(stack, name) for name in (writer, other))
+    token = await one.issue()
+    assert [await one.says(token), await two.says(token)] == ["VALID", "VALID"]
+    await just_before()
+    await one.revoke(token)
+    return await two.says(token) == "VALID"
+
+
+async def test_f16_redis_is_a_replica(stack: World, person: Person) -> None:
+    """After a failover it reads and does not write."""
+    async with stack.redis() as redis:
+        breaks, mends = (lambda: redis.execute_command("REPLICAOF", "127.0.0.1", "1")), (lambda: redis.execute_command("REPLICAOF", "NO", "ONE"))
+
+        seen = await through(stack, person, breaks, mends)
+
+        assert seen.load.reads.failed == []
+        said = await sound(seen.load)
+        record(
+            "F16",
+            broken=f"Redis takes no writes for {OUTAGE:.0f} s (READONLY)",
+            promised="as F13",
+            seen=f"{seen.words}; {said}",
+            without=await accepted_anyway(stack, person, breaks, mends),
+        )
+
+
+@pytest.mark.timeout(300)
+async def test_f17_redis_is_full(stack: World, person: Person) -> None:
+    """It refuses to write; or, set up against our advice, it throws away what it likes."""
+    async with stack.redis() as redis:
+
+        async def refuse() -> None:
+            await redis.config_set("maxmemory", 1)
+
+        async def evict() -> None:
+            await redis.config_set("maxmemory-policy", "allkeys-random")
+            await redis.config_set("maxmemory", int((await redis.info("memory"))["used_memory"]) + 100_000)
+            for _ in range(3000):
+                await redis.set(f"filler:{uuid4()}", "x" * 1000, ex=60)
+
+        async def mend() -> None:
+            await redis.config_set("maxmemory", 0)
+            await redis.config_set("maxmemory-policy", "noeviction")
+
+        refusing = await through(stack, person, refuse, mend)
+        evicting = await through(stack, person, evict, mend, lasting=6.0)
+
+        assert (refusing.load.reads.failed, evicting.load.reads.failed) == ([], [])
+        said = [await sound(refusing.load), await sound(evicting.load)]
+        record(
+            "F17",
+            broken=f"Redis is out of memory for {OUTAGE:.0f} s: it refuses writes; then, as a cache, it evicts at random",
+            promised="as F13; what is evicted is noticed",
+            seen=f"refusing: {refusing.words}; {said[0]}. Evicting: {evicting.words}; {said[1]}",
+            without=await accepted_anyway(stack, person, refuse, mend),
+        )
+
+
+async def test_f19_redis_answers_and_nobody_hears(stack: World, person: Person) -> None:
+    """One direction of one instance's wire: what it says arrives, what it is told does not."""
+    half = ("token-2", "rbac-2")
+    breaks, mends = (lambda: stack.wires("lose_answers", "redis", *half)), (lambda: stack.wires("cut_and_restore", "redis", *half))
+
+    seen = await through(stack, person, breaks, mends)
+
+    assert seen.load.reads.failed == []
+    said = await sound(seen.load)
+    record(
+        "F19",
+        broken=f"one instance of token and of rbac hears nothing of Redis for {OUTAGE:.0f} s, and is heard",
+        promised="it asks Postgres; nothing revoked is accepted",
+        seen=f"{seen.words}; {said}",
+        without=await accepted_anyway(stack, person, breaks, mends),
+    )
+
+
+@pytest.mark.timeout(300)
+async def test_f33_an_instance_is_cut_off_from_everything(stack: World, person: Person) -> None:
+    """It answers nothing rather than something old, and leaves."""
+    half = ("token-2", "rbac-2")
+    left: list[float] = []
+
+    async def cut() -> None:
+        for store in ("redis", "postgres"):
+            await stack.wires("freeze", store, *half)
+        began = now()
+
+        async def has_left() -> bool:
+            healthy = await stack.healthy()
+            return (healthy["token"], healthy["rbac"]) == (1, 1)
+
+        await eventually(has_left)
+        left.append(now() - began)
+
+    async def mend() -> None:
+        for store in ("redis", "postgres"):
+            await stack.wires("cut_and_restore", store, *half)
+
+    seen = await through(stack, person, cut, mend)
+
+    assert seen.load.reads.failed == []
+    said = await sound(seen.load)
+    record(
+        "F33",
+        broken=f"one instance of token and of rbac reaches neither Redis nor Postgres for {OUTAGE:.0f} s, the others do",
+        promised="it accepts nothing after its lease; Envoy gives it no calls; no read fails",
+        seen=f"{seen.words}; out after {ms(left[0])}; {said}",
+        without=await accepted_anyway(stack, person, cut, mend),
+    )
+
+
+@pytest.mark.timeout(900)
+async def test_f19b_nobody_accepts_after_the_ok(stack: World) -> None:
+    """All is well, and all are asked at the instant of the OK."""
+    rounds = 10_000 if LONG else 500
+    tellers = [Teller(stack, name) for name in stack.names("token")]
+
+    accepted = [await round_of(tellers, number) for number in range(rounds)]
+
+    assert sum(accepted) == 0
+    async with stack.without("waiting", of=("token",)):
+        await stack.wires("slow", "redis", tellers[1].name, value=0.02)
+        hasty = [await round_of([tellers[0], tellers[1]], 0) for _ in range(20)]
+        await stack.wires("restore", "redis")
+    assert sum(hasty) > 0
+    record(
+        "F19b",
+        broken="nothing: a token is revoked, and all instances are asked at once after the OK",
+        promised="no instance accepts it",
+        seen=f"0 accepted in {rounds:,} rounds, {len(tellers)} instances",
+        without=f"a writer that does not wait for the leases: {sum(hasty)} accepted in 20 rounds",
+    )
+
+
+async def round_of(tellers: "list[Teller]", number: int) -> int:
+    """Revoke a token that all know; return how many still accept it."""
+    token = await tellers[number % len(tellers)].issue()
+    assert {await teller.says(token) for teller in tellers} == {"VALID"}
+    await tellers[number % len(tellers)].revoke(token)
+    return (await asyncio.gather(*(teller.says(token) for teller in tellers))).count("VALID")
+
+
+@asynccontextmanager
+async def client_behind(stack: World, wire: FaultProxy) -> AsyncIterator[Redis]:
+    """A client of the services' own kind, behind a wire."""
+    url = stack.endpoints.redis_url.replace(f":{urlsplit(stack.endpoints.redis_url).port}/", f":{wire.port}/")
+    client = chassis_redis._client(url, 8, chassis_redis.CALL_TIMEOUT)
+    try:
+        yield Redis(client, turns=7)
+    finally:
+        await client.aclose()
+
+
+async def wrong_replies(stack: World, wanted: int) -> tuple[int, int]:
+    """Cut and hold connections in the middle of answers, at 50 places in turn; return how many answers were another's, of how many."""
+    wrong, answered, chance = 0, 0, random.Random(18)
+
+    async def ask(redis: Redis) -> None:
+        nonlocal wrong, answered
+        words = f"{uuid4()}" * chance.randint(1, 4)
+        with suppress(RedisDown, TimeoutError):
+            async with asyncio.timeout(chance.choice((0.001, 0.005, 1.0))):
+                wrong += await redis.call("ECHO", words) != words
+                answered += 1
+
+    async with FaultProxy.before("127.0.0.1", urlsplit(stack.endpoints.redis_url).port or 0) as wire, client_behind(stack, wire) as redis:
+        offset = 0
+        while answered < wanted:
+            offset = offset % 50 + 1
+            wire.delay = 0.002 if offset % 5 == 0 else 0.0
+            wire.cut_after(offset)
+            redis._failures = 0  # the breaker would let nobody through
+            for _ in range(5):
+                await asyncio.gather(*(ask(redis) for _ in range(20)))
+    return wrong, answered
+
+
+@pytest.mark.timeout(300)
+async def test_f18_an_answer_is_cut_in_the_middle(stack: World, person: Person) -> None:
+    """A connection that broke or was left in the middle is thrown away: nobody reads the rest of another's answer."""
+    wrong, answered = await wrong_replies(stack, 20_000)
+
+    async def cut() -> None:
+        for offset in range(1, 51):
+            await stack.wires("cut_after", "redis", value=offset)
+            await last(0.1)
+
+    seen = await through(stack, person, cut, stack.whole, lasting=1.0)
+
+    assert wrong == 0
+    assert seen.load.reads.failed == []
+    said = await sound(seen.load)
+    record(
+        "F18",
+        broken="connections with Redis break in the middle of answers, after 1 to 50 bytes, and callers hang up",
+        promised="nobody is given another's answer",
+        seen=f"0 of {answered:,} answers; in the stack, cut 50 times: {seen.words}; {said}",
+        without=await connections_kept(stack),
+    )
+
+
+async def connections_kept(stack: World) -> str:
+    """Keep a connection whose answer nobody waited for: what redis-py did before 4.5.5."""
+    read = aioredis.Connection.read_response
+
+    async def keep(self: aioredis.Connection, *arguments: object, **more: object) -> object:
+        return await read(self, *arguments, **{**more, "disconnect_on_error": False})  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aioredis.Connection, "read_response", keep)
+        wrong, answered = await wrong_replies(stack, 2_000)
+    assert wrong
+    return f"connections kept: {wrong} of {answered:,}"

@@ -1,0 +1,162 @@
+"""A stack with faults: its instances, its wires, and what can be taken away from it."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc
+import httpx
+import redis.asyncio as aioredis
+
+from services.up import control
+from tests.chaos.without import ENVOY
+from tests.conftest import eventually
+from tests.suite.conftest import PORTS, Suite, started
+
+SERVICES = ("token", "rbac", "identity", "gateway")
+CHANNEL = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100))
+
+
+@dataclass
+class World(Suite):
+    """A stack that `tests.chaos.stack` runs."""
+
+    def channel(self, address: str = "") -> grpc.aio.Channel:
+        """Return a channel to an instance, or to Envoy's internal listener, that comes back soon after it broke."""
+        address = address or self.endpoints.grpc
+        if address not in self.channels:
+            self.channels[address] = grpc.aio.insecure_channel(address, CHANNEL)
+        return self.channels[address]
+
+    def pid(self, name: str) -> int:
+        """Return the process id of one of them."""
+        return next(one.pid for one in self.now() if one.name == name and one.pid)
+
+    def names(self, *services: str) -> list[str]:
+        """Return the names of the instances of services."""
+        return [one.name for one in self.now() if one.service in services]
+
+    async def tell(self, **command: Any) -> None:
+        """Have the supervisor do something."""
+        await asyncio.to_thread(control.tell, self.home, command)
+
+    async def end(self, name: str, number: str = "KILL") -> None:
+        """Signal a process, and wait for its end if the signal ends it."""
+        await self.tell(stop=name, signal=number)
+
+    async def begin(self, name: str) -> None:
+        """Start a process again, and wait until it is healthy."""
+        await self.tell(start=name)
+
+    async def wires(self, verb: str, store: str, *names: str, value: float = 0.0) -> None:
+        """Do something to the wires between instances and a store; to all instances if none is named."""
+        await self.tell(wires=[f"{name}:{store}" for name in names or self.names(*SERVICES)], do=verb, value=value)
+
+    @asynccontextmanager
+    async def without(self, *missing: str, of: tuple[str, ...] = ()) -> AsyncIterator[None]:
+        """Run Envoy, and the instances or services `of` which it is missing, without a defence while inside."""
+        path = self.home / "without.json"
+        path.write_text(json.dumps(missing))
+        try:
+            await self.renew(*self._concerned(missing, of))
+            yield
+        finally:
+            path.unlink()
+            await self.renew(*self._concerned(missing, of))
+
+    def _concerned(self, missing: tuple[str, ...], of: tuple[str, ...]) -> list[str]:
+        names = [one.name for one in self.now() if one.name in of or one.service in of]
+        return [*names, *(["envoy"] if any(name in ENVOY for name in missing) else [])]
+
+    async def renew(self, *names: str) -> None:
+        """Start processes anew, and wait until all is well."""
+        await asyncio.gather(*(self._renew(name) for name in names))
+        await self.whole()
+
+    async def _renew(self, name: str) -> None:
+        if any(one.name == name and one.pid for one in self.now()):
+            await self.end(name)
+        await self.begin(name)
+
+    async def whole(self) -> None:
+        """Return when Envoy gives calls to every instance, and every instance that can has a lease."""
+        await eventually(self._is_whole, within=30)
+
+    async def _is_whole(self) -> bool:
+        return await self.healthy() == {service: len(self.names(service)) for service in SERVICES} and await self.are_leased()
+
+    async def healthy(self) -> dict[str, int]:
+        """Return to how many instances of each service Envoy gives calls."""
+        try:
+            async with httpx.AsyncClient(timeout=2) as client:
+                lines = (await client.get(f"http://{self.endpoints.envoy_admin}/clusters")).text.splitlines()
+        except httpx.HTTPError:
+            return {}
+        flags = [line.split("::") for line in lines]
+        return {
+            service: sum(flag[0] == service and flag[2:] == ["health_flags", "healthy"] for flag in flags if len(flag) > 3) for service in SERVICES
+        }
+
+    async def statistic(self, name: str) -> int:
+        """Return one of Envoy's numbers."""
+        async with httpx.AsyncClient(timeout=2) as client:
+            text = (await client.get(f"http://{self.endpoints.envoy_admin}/stats?filter=^{name}$")).text
+        return int(text.rpartition(":")[2])
+
+    async def are_leased(self) -> bool:
+        """Whether every instance of token and rbac answers from memory."""
+        question = """
+            SELECT (SELECT count(DISTINCT name) FROM token.instance WHERE mode = 'leased' AND seen_time > clock_timestamp() - interval '2 seconds')
+                 + (SELECT count(DISTINCT name) FROM rbac.instance WHERE mode = 'leased' AND seen_time > clock_timestamp() - interval '2 seconds')
+        """
+        async with self.sql() as connection:
+            return bool(await connection.fetchval(question) >= len(self.names("token", "rbac")))
+
+    @asynccontextmanager
+    async def sql(self) -> AsyncIterator[Any]:
+        """Speak with Postgres past all wires."""
+        connection = await asyncpg.connect(self.endpoints.database_url, timeout=5)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def redis(self) -> AsyncIterator[Any]:
+        """Speak with Redis past all wires."""
+        client: Any = aioredis.Redis.from_url(self.endpoints.redis_url, decode_responses=True, protocol=2)
+        try:
+            yield client
+        finally:
+            await client.aclose()
+
+    def signal_postgres(self, number: signal.Signals) -> None:
+        """Signal Postgres and all its backends."""
+        postmaster = self.pid("postgres")
+        for pid in (postmaster, *children(postmaster)):
+            os.kill(pid, number)
+
+
+def children(parent: int) -> Iterator[int]:
+    """Yield the processes that a process has started and that still run."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            yield int(entry.name)
+
+
+@contextmanager
+def world(home: Path, *options: str) -> Iterator[World]:
+    """Run a stack with faults while inside. Postgres writes to disk before it answers, as it does in production."""
+    with started(home, *PORTS, *options, module="tests.chaos.stack") as endpoints:
+        yield World(home, endpoints)
