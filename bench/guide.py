@@ -13,9 +13,9 @@ GAINS = {"login": 2.8, "verification": 2.75}  # of three instances over one
 Values = Mapping[str, Figure]
 
 
-def guide(figures: Values, cost: int) -> list[str]:
-    """Return the lines of the table, for what was measured; `cost` is bcrypt's."""
-    lines = [*_logins(figures, cost), *_answers(figures), *_gain(figures)]
+def guide(figures: Values, bcrypt_cost: int) -> list[str]:
+    """Return the lines of the table, for what was measured."""
+    lines = [*_logins(figures, bcrypt_cost), *_answers(figures), *_gain(figures)]
     if not lines:
         return []
     head = ["## Beside the guide's own figures", "", "| what | the guide, on 8 vCPUs | a vCPU | here, a core |  |", "| --- | --- | --- | --- | --- |"]
@@ -26,13 +26,15 @@ def _median(figures: Values, name: str) -> float | None:
     return figures[name].value.median if name in figures else None
 
 
-def _logins(figures: Values, cost: int) -> list[str]:
-    ours = _median(figures, "login.rate")
-    if ours is None:
+def _logins(figures: Values, bcrypt_cost: int) -> list[str]:
+    cost = _median(figures, "login.cost")
+    if cost is None:
         return []
-    wanted = LOGINS / VCPUS
-    reached_at = floor(cost - log2(wanted / ours))
-    words = f"no core does this with a safe hash: bcrypt would have to cost {reached_at} at most, OWASP says 10 at least, and it is {cost} here"
+    ours, wanted = 1000 / cost, LOGINS / VCPUS
+    reached_at = floor(bcrypt_cost - log2(wanted / ours))
+    words = (
+        f"no core does this with a safe hash: bcrypt would have to cost {reached_at} at most, OWASP says 10 at least, and it is {bcrypt_cost} here"
+    )
     return [f"| logins | {LOGINS}/s | {wanted:.1f}/s | {ours:.2f}/s | {words} |"]
 
 

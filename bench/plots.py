@@ -88,7 +88,7 @@ def _scaling(values: Values) -> Any:
     """Scaling with instances, beside the ideal."""
     reached = _series(values, r"scaling\.(\d+)\.ideal")
     ideal = [(count, count * reached[0][1]) for count, _ in reached]
-    title = "VerifyToken through Envoy: answers a second if each instance had a core, by the CPU that a call costs"
+    title = "VerifyToken through Envoy: answers a second if each instance had a core, by CPU"
     return _xy(title, [("measured", reached), ("ideal: what one instance answers, times their number", ideal)], x="instances of token", y="/s")
 
 
@@ -111,7 +111,8 @@ def _xy(title: str, lines: Sequence[Line], *, x: str, y: str, logarithmic: bool 
     """Return a chart of lines; None if none of them has two points."""
     if not any(len(points) > 1 for _, points in lines):
         return None
-    chart = pygal.XY(title=title, x_title=x, y_title=y, logarithmic=logarithmic, dots_size=3, **_COMMON)
+    from_zero = {} if logarithmic else {"range": (0, max(value for _, points in lines for _, value in points) * 1.05)}
+    chart = pygal.XY(title=title, x_title=x, y_title=y, logarithmic=logarithmic, dots_size=3, **from_zero, **_COMMON)
     for name, points in lines:
         if points:
             chart.add(name, [(place, round(value, 3)) for place, value in points])
