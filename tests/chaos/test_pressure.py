@@ -1,4 +1,4 @@
-"""Instances that start, whose clocks differ, that must share the processor, and that are all unavailable. Source: reliability, F04, F23b, F28, F30."""
+"""Instances that start, whose clocks differ, that share the processor, that are all unavailable. Source: reliability, F04, F23b, F28, F30."""
 
 import asyncio
 import os
@@ -199,8 +199,8 @@ async def test_f28_others_want_the_processor(stack: World, person: Person, tmp_p
         "F28",
         broken=f"two busy processes on {os.cpu_count()} cores for {BUSY:.0f} s",
         promised="health answers within 300 ms (p99); never all instances of a service are out",
-        seen=f"health p99 {ms(health.p99)}; at least {min(fewest.values())} of 2 instances got calls; {failures(load.log.of(*CHECKS))} checks failed, "
-        f"p99 {ms(load.log.of(*CHECKS).p99)}; {said}",
+        seen=f"health p99 {ms(health.p99)}; at least {min(fewest.values())} of 2 instances got calls; "
+        f"{failures(load.log.of(*CHECKS))} checks failed, p99 {ms(load.log.of(*CHECKS).p99)}; {said}",
         without=f"services that yield (nice 19): health p99 {ms(yielding.p99)}, {failures(starved.log.of(*CHECKS))} checks failed",
     )
     assert health.p99 < 0.3
