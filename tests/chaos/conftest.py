@@ -15,8 +15,11 @@ SMOKE = {"f01", "f02", "f05", "f13"}  # of the faults; all of durability
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the rows of the full set to the full set."""
-    left = [item for item in items if not LONG and (row := re.match(r"test_(f\d\d\w?)_", item.name)) and row[1] not in SMOKE]
+    """Give the rows the time that they need, and leave those of the full set to the full set."""
+    rows = [item for item in items if item.path.parent == Path(__file__).parent]
+    for item in rows:
+        item.add_marker(pytest.mark.timeout(900), append=False)
+    left = [item for item in rows if not LONG and (row := re.match(r"test_(f\d\d\w?)_", item.name)) and row[1] not in SMOKE]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
 

@@ -52,8 +52,12 @@ class World(Suite):
         await self.tell(stop=name, signal=number)
 
     async def begin(self, name: str) -> None:
-        """Start a process again, and wait until it is healthy."""
-        await self.tell(start=name)
+        """Start a process again, and wait until it is healthy; once more if it ended meanwhile, which grpc's own threads have made happen."""
+        try:
+            await self.tell(start=name)
+        except control.ControlError as failure:
+            print(failure)
+            await self.tell(start=name)
 
     async def wires(self, verb: str, store: str, *names: str, value: float = 0.0) -> None:
         """Do something to the wires between instances and a store; to all instances if none is named."""
