@@ -9,18 +9,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.client import client
 from bench.figures import Bench, Extent, Figure
+from bench.growth import growth, lookup
 from bench.issue import issue
 from bench.local_figures import local
 from bench.machine import Cores, Machine
 from bench.memory import memory
 from bench.page import COMMITTED, PAGE, page
+from bench.permissions import check, checks
 from bench.propagation import propagation
 from bench.results import Results
+from bench.role_change import role_change
+from bench.seeding import imports
 from bench.stack import SETTINGS, running_stack
 from bench.subscribers import subscribers
 from bench.table import aligned
 from bench.verify import batch, verify
+from bench.visible import visible
 from bench.workers import ROOT, BenchError
 from services.embedded import EmbeddedError
 
@@ -34,6 +40,14 @@ GROUPS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "propagation": propagation,
     "memory": memory,
     "subscribers": subscribers,
+    "import": imports,
+    "check": check,
+    "checks": checks,
+    "growth": growth,
+    "role-change": role_change,
+    "visible": visible,
+    "lookup": lookup,
+    "client": client,
 }
 
 

@@ -1,17 +1,15 @@
 """`watchword.Client`: what many callers at once cost the process that asks and the instance that answers, beside a call for each check."""
 
-import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from os import environ
+from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import grpc
 
+from bench.deciding import deciders
 from bench.figures import Bench, Figure, at_least, beside, circumstances
 from bench.machine import cpu_nanoseconds
 from bench.slices import WARM_UP_SECONDS, Sample, Side, Spread, interleaved
-from bench.stack import SETTINGS, Instance, Stack
+from bench.stack import Instance, Stack
 from bench.workers import Worker
 from services.chassis.tenancy import DEFAULT_TENANT
 from watchword.rbac.v1 import rbac_pb2, rbac_pb2_grpc
@@ -66,7 +64,7 @@ async def _samples(bench: Bench) -> tuple[dict[str, list[Sample]], dict[str, lis
     stack, servers, user = bench.stack, dict[str, list[Sample]](), str(uuid4())
     access = stack.signer.client_token("permissions.check")
     async with AsyncExitStack() as running:
-        rbac = await running.enter_async_context(_rbac(stack))
+        [rbac] = await running.enter_async_context(deciders(stack, await stack.new_database(), core=stack.cores.measured))
         await _bind(stack, rbac, user)
         asking = await running.enter_async_context(stack.worker("bench.asking", rbac.address, access, user))
 
@@ -87,26 +85,6 @@ async def _samples(bench: Bench) -> tuple[dict[str, list[Sample]], dict[str, lis
 
 async def _ask(worker: Worker, way: str, callers: int, seconds: float) -> Sample:
     return Sample(**await worker.ask(way=way, callers=callers, seconds=seconds))
-
-
-@asynccontextmanager
-async def _rbac(stack: Stack) -> AsyncIterator[Instance]:
-    """Run an instance of rbac on the measured core, and beside it the instance of token that tells it who calls."""
-    database = await stack.new_database()
-    async with stack.token(database, redis=8, core=stack.cores.others) as token:
-        environment = {
-            **{name: value for name, value in environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")},
-            "DATABASE_URL": database,
-            "REDIS_URL": stack.redis_urls[8],
-            "SECURITY_SALT": "a-salt-of-the-bench-0123456789-abcdefghijk",
-            "SERVICE_KEY": stack.keys.private["rbac"],
-            "SERVICE_PUBLIC_KEYS": stack.keys.public_json,
-            "INTERNAL_GRPC_ADDRESS": token.address,
-            "INSTANCE_ID": "rbac-of-the-bench",
-            **SETTINGS,
-        }
-        async with stack.server("rbac", [sys.executable, "-m", "services.rbac"], environment, core=stack.cores.measured) as instance:
-            yield instance
 
 
 async def _bind(stack: Stack, rbac: Instance, user: str) -> None:

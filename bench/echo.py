@@ -1,6 +1,6 @@
-"""The floor: a bare grpc.aio server that does nothing but read a VerifyTokenRequest and write a VerifyTokenResponse made long ago.
+"""The floor: a bare grpc.aio server that does nothing but read the request of a method and write an answer of it made long ago.
 
-The messages are those of VerifyToken, of the same sizes, so that what VerifyToken costs above this is what we do. It ends by SIGTERM.
+The messages are those of the method that is measured, of the same sizes, so that what it costs above this is what we do. It ends by SIGTERM.
 """
 
 import asyncio
@@ -14,26 +14,25 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from watchword.token.v1 import token_pb2
-
-METHOD = "/watchword.token.v1.TokenService/VerifyToken"
+from bench.methods import METHODS
 
 
-async def main(sample: Path) -> None:
-    """Serve on GRPC_ADDRESS the answer that `sample` holds."""
-    answer = token_pb2.VerifyTokenResponse.FromString(sample.read_bytes())  # noqa: ASYNC240  (before anything is served)
+async def main(name: str, sample: Path) -> None:
+    """Serve on GRPC_ADDRESS, whatever is asked of the method `name`, the answer that `sample` holds."""
+    method = METHODS[name]
+    answer = method.answer.FromString(sample.read_bytes())  # noqa: ASYNC240  (before anything is served)
 
-    async def echo(_request: token_pb2.VerifyTokenRequest, _context: "grpc.aio.ServicerContext[Any, Any]") -> token_pb2.VerifyTokenResponse:
+    async def echo(_request: Any, _context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
         return answer
 
     handler = grpc.unary_unary_rpc_method_handler(
         echo,
-        request_deserializer=token_pb2.VerifyTokenRequest.FromString,
-        response_serializer=token_pb2.VerifyTokenResponse.SerializeToString,
+        request_deserializer=method.request.FromString,
+        response_serializer=method.answer.SerializeToString,
     )
     server = grpc.aio.server()
-    service, method = METHOD.strip("/").split("/")
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    service = method.path.split("/")[1]
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
     health = HealthServicer()
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]
@@ -46,4 +45,4 @@ async def main(sample: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

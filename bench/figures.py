@@ -79,6 +79,26 @@ def circumstances(subject: Sequence[Sample], floor: Sequence[Sample] = ()) -> tu
     return (own + with_floor, f"{waits}, {sum(sample.units for sample in subject):,} all as expected")
 
 
+def at(values: Sequence[float], share: float) -> float:
+    """Return the value that this share of `values` does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def percentiles(
+    name: str, title: str, values: Sequence[float], floor: Sequence[float] = (), *, target: Target | None = None, notes: tuple[str, ...] = ()
+) -> list[Figure]:
+    """Return median and 99th percentile; the target is about the latter."""
+    figures = []
+    for word, share in (("p50", 0.5), ("p99", 0.99)):
+        value = at(values, share)
+        under = at(floor, share) if floor else 0.0
+        beside = Beside("transaction", Spread.of([under]), Spread.of([value / under])) if floor else None
+        bound = target if word == "p99" else None
+        figures.append(Figure(f"{name}.{word}", f"{title}, {word}", "ms", Spread.of([value]), beside, bound, (f"{len(values)} times", *notes)))
+    return figures
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """How much is measured. `quick` is for trying: its figures are not for publishing."""
@@ -90,13 +110,17 @@ class Extent:
     revocations: int
     live_revocations: tuple[int, ...]
     subscribers: tuple[int, ...]
+    policy_seconds: float  # of a slice that asks rbac
+    policies: tuple[int, ...]  # bindings
+    cold_checks: int  # a slice
+    role_seconds: float
 
     @classmethod
     def of(cls, *, quick: bool) -> "Extent":
         """Return the quick extent or the full one."""
         if quick:
-            return cls(True, 2, 1.0, 800, 40, (0, 100_000), (200,))
-        return cls(False, 5, 3.0, 3_300, 300, (0, 100_000, 1_000_000), (1_000, 2_000))
+            return cls(True, 2, 1.0, 800, 40, (0, 100_000), (200,), 0.5, (1_000, 20_000), 200, 1.5)
+        return cls(False, 5, 3.0, 3_300, 300, (0, 100_000, 1_000_000), (1_000, 2_000), 2.0, (1_000, 1_000_000), 600, 8.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,17 @@
-"""The floor under every gRPC figure: the echo, made to answer exactly as VerifyToken does in this run."""
+"""The floor under every gRPC figure: the echo, made to answer exactly as the method that is measured does in this run."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 
-from bench.load import write_requests
+from bench.load import read_requests, write_requests
+from bench.methods import METHODS
 from bench.slices import Load
 from bench.stack import Instance, Stack
 from bench.workers import Worker
-from watchword.token.v1 import token_pb2, token_pb2_grpc
+from watchword.token.v1 import token_pb2
 
 
 def question(token: str) -> token_pb2.VerifyTokenRequest:
@@ -23,15 +25,25 @@ async def echoing(stack: Stack, like: Instance, worker: Worker, seconds: float) 
 
     like  the instance whose answer is given
     """
-    authorization, one, sample = f"Bearer {stack.signer.client_token('tokens.verify')}", stack.home / "one", stack.home / "answer"
-    request = question(stack.signer.user_token())
-    write_requests(one, [request.SerializeToString()])
-    sample.write_bytes(await _answer(like, authorization, request))
-    async with stack.echo(sample) as echo:
-        yield Load(worker, echo, "VerifyToken", str(one), "VALID", lambda: authorization, seconds)
+    authorization, one = f"Bearer {stack.signer.client_token('tokens.verify')}", stack.home / "one"
+    write_requests(one, [question(stack.signer.user_token()).SerializeToString()])
+    load = Load(worker, like, "VerifyToken", str(one), "VALID", lambda: authorization, seconds)
+    async with echo_of(stack, load) as echo:
+        yield echo
 
 
-async def _answer(instance: Instance, authorization: str, request: token_pb2.VerifyTokenRequest) -> bytes:
-    async with grpc.aio.insecure_channel(instance.address) as channel:
-        stub: token_pb2_grpc.TokenServiceAsyncStub = token_pb2_grpc.TokenServiceStub(channel)
-        return (await stub.VerifyToken(request, metadata=(("authorization", authorization),))).SerializeToString()
+@asynccontextmanager
+async def echo_of(stack: Stack, load: Load) -> AsyncIterator[Load]:
+    """Run the echo of `load` while inside: yields the same load of a server that gives the answer to its first request, whatever is asked."""
+    sample = stack.home / f"answer.{load.method}"
+    sample.write_bytes(await _answer(load))
+    async with stack.echo(load.method, sample) as echo:
+        yield replace(load, instance=echo, cold=None)
+
+
+async def _answer(load: Load) -> bytes:
+    path, metadata = METHODS[load.method].path, (("authorization", load.authorization()),)
+    async with grpc.aio.insecure_channel(load.instance.address) as channel:
+        rpc = channel.unary_unary(path, request_serializer=bytes, response_deserializer=bytes)
+        answer: bytes = await rpc(read_requests(load.requests)[0], metadata=metadata)
+        return answer

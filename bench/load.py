@@ -1,44 +1,24 @@
-"""The load: a closed loop of calls on one channel, run as a worker. Each answer is read, and counted under what it says."""
+"""The load, run as a worker: calls on one channel, each answer read and counted under what it says.
+
+A closed loop makes the next call when one has answered, and so shows what a call costs. At a fixed rate calls come as they would from outside,
+whether others have answered or not; each is timed from when it was due, so that whoever is held up shows in full.
+"""
 
 import asyncio
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from bench.methods import METHODS, Method
 from bench.workers import Answer, work
-from watchword.token.v1 import token_pb2
 
-SERVICE = "/watchword.token.v1.TokenService/"
 CALL_LIMIT = 10.0  # seconds
-
-Reading = Callable[[Any], Iterator[str]]
-
-
-def _verified(answer: token_pb2.VerifyTokenResponse) -> Iterator[str]:
-    yield token_pb2.TokenStatus.Name(answer.status)
-
-
-def _all_verified(answer: token_pb2.BatchVerifyTokensResponse) -> Iterator[str]:
-    for one in answer.responses:
-        yield from _verified(one)
-
-
-def _issued(answer: token_pb2.IssueTokenResponse) -> Iterator[str]:
-    kind = "ACCESS_AND_REFRESH" if answer.tokens.refresh_token else "ACCESS"
-    yield kind if answer.tokens.access_token else "NOTHING"
-
-
-ANSWERS: dict[str, tuple[Any, Reading]] = {
-    "VerifyToken": (token_pb2.VerifyTokenResponse, _verified),
-    "BatchVerifyTokens": (token_pb2.BatchVerifyTokensResponse, _all_verified),
-    "IssueToken": (token_pb2.IssueTokenResponse, _issued),
-}
 
 
 def write_requests(path: Path, requests: Sequence[bytes]) -> None:
@@ -58,46 +38,53 @@ def read_requests(path: str) -> list[bytes]:
 
 
 class Slice:
-    """One slice of load: for some seconds over and over, or each request once."""
+    """One slice of load: for some seconds over and over, at a rate or as fast as answers come; or each request once."""
 
     def __init__(self, job: Answer) -> None:
         self._requests = read_requests(job["requests"])[job["first"] : job["first"] + job["count"]]
         self._seconds: float | None = job["seconds"]
+        self._every = 0 if job["rate"] is None else int(1e9 / job["rate"])  # nanoseconds
         self._metadata = (("authorization", job["authorization"]),)
         self._next = 0
-        self._deadline = 0.0
         self.outcomes: Counter[str] = Counter()
         self.nanoseconds: list[int] = []
 
-    async def run(self, channel: grpc.aio.Channel, method: str, concurrency: int) -> float:
+    async def run(self, channel: grpc.aio.Channel, method: Method, concurrency: int) -> float:
         """Make the calls; return the seconds that they took."""
-        answer_class, reading = ANSWERS[method]
-        rpc = channel.unary_unary(SERVICE + method, request_serializer=bytes, response_deserializer=answer_class.FromString)
-        began = time.monotonic()
-        self._deadline = began + (self._seconds or 0)
-        await asyncio.gather(*(self._call_on(rpc, reading) for _ in range(concurrency)))
-        return time.monotonic() - began
+        rpc = channel.unary_unary(method.path, request_serializer=bytes, response_deserializer=method.answer.FromString)
+        self._began = time.perf_counter_ns()
+        await asyncio.gather(*(self._call_on(rpc, method) for _ in range(concurrency)))
+        return (time.perf_counter_ns() - self._began) / 1e9
 
-    async def _call_on(self, rpc: Any, reading: Reading) -> None:
+    async def _call_on(self, rpc: Any, method: Method) -> None:
         while (request := self._take()) is not None:
-            started = time.perf_counter_ns()
+            started = await self._due()
             try:
                 answer = await rpc(request, metadata=self._metadata, timeout=CALL_LIMIT)
             except grpc.aio.AioRpcError as error:
                 self.outcomes[f"{error.code().name} {error.details()}"] += 1
                 continue
             self.nanoseconds.append(time.perf_counter_ns() - started)
-            self.outcomes.update(reading(answer))
+            self.outcomes.update(method.reading(answer))
 
     def _take(self) -> bytes | None:
         if self._seconds is not None:
-            if time.monotonic() >= self._deadline:
+            now = self._began + self._next * self._every if self._every else time.perf_counter_ns()
+            if now - self._began >= self._seconds * 1e9:
                 return None
         elif self._next >= len(self._requests):
             return None
         request = self._requests[self._next % len(self._requests)]
         self._next += 1
         return request
+
+    async def _due(self) -> int:
+        """Wait until the call that was taken is due; return when that was."""
+        if not self._every:
+            return time.perf_counter_ns()
+        due = self._began + (self._next - 1) * self._every
+        await asyncio.sleep(max(0, due - time.perf_counter_ns()) / 1e9)
+        return due
 
 
 async def main() -> None:
@@ -109,9 +96,10 @@ async def main() -> None:
         if address not in channels:
             channels[address] = grpc.aio.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
         one = Slice(job)
-        seconds = await one.run(channels[address], job["method"], job["concurrency"])
+        seconds = await one.run(channels[address], METHODS[job["method"]], job["concurrency"])
         ordered = sorted(one.nanoseconds) or [0]
-        at = {name: ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1000 for name, share in (("p50", 0.5), ("p99", 0.99))}
+        shares = {"p50": 0.5, "p99": 0.99, "longest": 1.0}
+        at = {name: ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1000 for name, share in shares.items()}
         return {"outcomes": one.outcomes, "answers": len(one.nanoseconds), "seconds": seconds, **at}
 
     await work(run)

@@ -50,10 +50,10 @@ class Signer:
         """The key, for JWT_PRIVATE_KEY."""
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
-    def user_token(self) -> str:
-        """Return the token of a session of somebody who has just logged in."""
+    def user_token(self, user: str | None = None) -> str:
+        """Return the token of a session of somebody, or of `user`, who has just logged in."""
         roles = ("accountant", "auditor")
-        return self._sign(self._claims(str(uuid4()), SubjectKind.USER)._replace(sid=str(uuid4()), scope=("account",), roles=roles, acr="pwd"))
+        return self._sign(self._claims(user or str(uuid4()), SubjectKind.USER)._replace(sid=str(uuid4()), scope=("account",), roles=roles, acr="pwd"))
 
     def client_token(self, *scopes: str) -> str:
         """Return the token of an OAuth client that acts for itself."""

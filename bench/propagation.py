@@ -14,7 +14,7 @@ from uuid import uuid4
 import asyncpg
 import grpc
 
-from bench.figures import Bench, Beside, Figure, Target, at_most
+from bench.figures import Bench, Figure, at, at_most, percentiles
 from bench.material import REVISION
 from bench.slices import Spread, service_authorization
 from bench.stack import Instance, lease_state
@@ -49,33 +49,13 @@ async def propagation(bench: Bench) -> list[Figure]:
     extra = "What the revoking caller waits longer for two more instances"
     after = f"Acceptances among {several.asked:,} VerifyToken calls that began on all {INSTANCES} instances after RevokeToken's OK"
     return [
-        *_percentiles("floor.transaction", "One INSERT and its commit in Postgres, alone", transaction),
-        *_percentiles("revoke.1", "RevokeToken, one instance", one.answered, transaction),
-        *_percentiles(f"revoke.{INSTANCES}", f"RevokeToken, {INSTANCES} instances", several.answered, transaction, notes=(leases,)),
+        *percentiles("floor.transaction", "One INSERT and its commit in Postgres, alone", transaction),
+        *percentiles("revoke.1", "RevokeToken, one instance", one.answered, transaction),
+        *percentiles(f"revoke.{INSTANCES}", f"RevokeToken, {INSTANCES} instances", several.answered, transaction, notes=(leases,)),
         *(Figure(f"revoke.wait.{name}", extra, "ms", Spread.of([value])) for name, value in zip(("p50", "p99"), wait, strict=True)),
         Figure("revoke.accepted", after, "calls", Spread.of([several.accepted]), None, at_most(0)),
-        *_percentiles("propagation", "From RevokeToken's OK to the refusal by a local verifier", several.refused, target=at_most(100)),
+        *percentiles("propagation", "From RevokeToken's OK to the refusal by a local verifier", several.refused, target=at_most(100)),
     ]
-
-
-def at(values: Sequence[float], share: float) -> float:
-    """Return the value that this share of `values` does not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
-def _percentiles(
-    name: str, title: str, values: Sequence[float], floor: Sequence[float] = (), *, target: Target | None = None, notes: tuple[str, ...] = ()
-) -> list[Figure]:
-    """Return median and 99th percentile; the target is about the latter."""
-    figures = []
-    for word, share in (("p50", 0.5), ("p99", 0.99)):
-        value = at(values, share)
-        under = at(floor, share) if floor else 0.0
-        beside = Beside("transaction", Spread.of([under]), Spread.of([value / under])) if floor else None
-        bound = target if word == "p99" else None
-        figures.append(Figure(f"{name}.{word}", f"{title}, {word}", "ms", Spread.of([value]), beside, bound, (f"{len(values)} times", *notes)))
-    return figures
 
 
 async def _transactions(database: str, count: int) -> list[float]:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.counters import answered
+from bench.counters import answered, loaded
 from bench.machine import cpu_nanoseconds
 from bench.material import ServiceKeys
 from bench.stack import Instance
@@ -23,6 +23,7 @@ class Sample:
     seconds: float
     p50: float = 0.0  # microseconds, as the load saw it
     p99: float = 0.0
+    longest: float = 0.0
 
     @property
     def cost(self) -> float:
@@ -77,6 +78,8 @@ class Load:
     requests       a file of requests
     per_slice      each request once, this many a slice; None repeats the first `variety` of them for `seconds`
     units          what one request counts for
+    cold           whether rbac must count a read of Postgres for each answer, or else none; None asks for neither
+    rate           calls a second, whether others have answered or not
     authorization  made anew for each slice: service identities live for a minute
     """
 
@@ -91,10 +94,12 @@ class Load:
     variety: int = 1
     units: int = 1
     concurrency: int = CONCURRENCY
+    cold: bool | None = None
+    rate: float | None = None
 
     async def __call__(self, number: int) -> Sample:
         """Run one slice. Raises BenchError if an answer is not the expected one, or the instance counted otherwise."""
-        counted = await self._counted()
+        counted, before_loads = await self._counted(), await self._loaded()
         before = cpu_nanoseconds(self.instance.pid)
         answer = await self.worker.ask(
             address=self.instance.address,
@@ -102,6 +107,7 @@ class Load:
             requests=self.requests,
             authorization=self.authorization(),
             concurrency=self.concurrency,
+            rate=self.rate,
             **self._extent(number),
         )
         cpu = cpu_nanoseconds(self.instance.pid) - before
@@ -110,10 +116,15 @@ class Load:
             raise BenchError(f"{self.method} answered {answer['outcomes']}, not {units} times {self.expected}; see {self.instance.log}")
         if self.instance.metrics is not None and (told := await self._counted() - counted) != answer["answers"]:
             raise BenchError(f"the instance counted {told} calls of {self.method} that ended with OK, the load {answer['answers']}")
-        return Sample(units, cpu, answer["seconds"], answer["p50"], answer["p99"])
+        if self.cold is not None and (loads := await self._loaded() - before_loads) != answer["answers"] * self.cold:
+            raise BenchError(f"{loads} of {answer['answers']} answers to {self.method} cost a read of Postgres")
+        return Sample(units, cpu, answer["seconds"], answer["p50"], answer["p99"], answer["longest"])
 
     async def _counted(self) -> int:
         return 0 if self.instance.metrics is None else await answered(self.instance.metrics, self.method)
+
+    async def _loaded(self) -> int:
+        return 0 if self.instance.metrics is None or self.cold is None else await loaded(self.instance.metrics)
 
     def _extent(self, number: int) -> dict[str, float | None]:
         """The warm-up has requests of its own: the first ones of the file."""
@@ -132,7 +143,7 @@ def raw(worker: Worker, operation: str, seconds: float) -> Side:
     return side
 
 
-def service_authorization(keys: ServiceKeys, name: str) -> Callable[[], str]:
-    """Return what writes the authorization of service `name`, calling token."""
+def service_authorization(keys: ServiceKeys, name: str, called: str = "token") -> Callable[[], str]:
+    """Return what writes the authorization of service `name`, calling `called`."""
     identity = keys.identity(name)
-    return lambda: f"Bearer {identity.token_for('token')}"
+    return lambda: f"Bearer {identity.token_for(called)}"

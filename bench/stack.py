@@ -82,30 +82,39 @@ class Stack:
     @asynccontextmanager
     async def token(self, database: str, *, redis: int = 0, core: int | None = None, **settings: str) -> AsyncIterator[Instance]:
         """Run an instance of token while inside."""
+        own = {"JWT_PRIVATE_KEY": self.signer.pem, "JWT_KEY_ID": KID, "TOKEN_ISSUER": ISSUER, "TOKEN_AUDIENCE": AUDIENCE}
+        async with self._service("token", {"DATABASE_URL": database, "REDIS_URL": self.redis_urls[redis], **own, **settings}, core) as instance:
+            yield instance
+
+    @asynccontextmanager
+    async def rbac(self, database: str, token: Instance, *, redis: int = 0, core: int | None = None, **settings: str) -> AsyncIterator[Instance]:
+        """Run an instance of rbac while inside, to which `token` says who calls."""
+        own = {"DATABASE_URL": database, "REDIS_URL": self.redis_urls[redis], "INTERNAL_GRPC_ADDRESS": token.address}
+        async with self._service("rbac", {**own, **settings}, core) as instance:
+            yield instance
+
+    @asynccontextmanager
+    async def _service(self, service: str, settings: Mapping[str, str], core: int | None) -> AsyncIterator[Instance]:
+        name, port = f"{service}-{secrets.token_hex(2)}", reserve_any()
+        port.release()
+        metrics = f"{HOST}:{port.port}"
         environment = {
             **{name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")},
-            "DATABASE_URL": database,
-            "REDIS_URL": self.redis_urls[redis],
             "SECURITY_SALT": "a-salt-of-the-bench-0123456789-abcdefghijk",
-            "SERVICE_KEY": self.keys.private["token"],
+            "SERVICE_KEY": self.keys.private[service],
             "SERVICE_PUBLIC_KEYS": self.keys.public_json,
-            "JWT_PRIVATE_KEY": self.signer.pem,
-            "JWT_KEY_ID": KID,
-            "TOKEN_ISSUER": ISSUER,
-            "TOKEN_AUDIENCE": AUDIENCE,
+            "INSTANCE_ID": name,
+            "METRICS_ADDRESS": metrics,
             **SETTINGS,
             **settings,
         }
-        name, port = f"token-{secrets.token_hex(2)}", reserve_any()
-        port.release()
-        environment |= {"INSTANCE_ID": name, "METRICS_ADDRESS": f"{HOST}:{port.port}"}
-        async with self.server(name, [sys.executable, "-m", "services.token"], environment, core=core) as instance:
-            yield replace(instance, metrics=environment["METRICS_ADDRESS"])
+        async with self.server(name, [sys.executable, "-m", f"services.{service}"], environment, core=core) as instance:
+            yield replace(instance, metrics=metrics)
 
     @asynccontextmanager
-    async def echo(self, sample: Path) -> AsyncIterator[Instance]:
-        """Run the bare echo server, on the measured core, while inside; `sample` holds the answer that it gives."""
-        command = [sys.executable, "-m", "bench.echo", str(sample)]
+    async def echo(self, method: str, sample: Path) -> AsyncIterator[Instance]:
+        """Run the bare echo server of a method, on the measured core, while inside; `sample` holds the answer that it gives."""
+        command = [sys.executable, "-m", "bench.echo", method, str(sample)]
         async with self.server("echo", command, dict(os.environ), core=self.cores.measured) as instance:
             yield instance
 

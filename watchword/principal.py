@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
+from uuid import UUID
 
 from watchword.token.v1 import token_pb2
 from watchword.tokens import Claims, SubjectKind
@@ -42,7 +44,7 @@ def principal_of(claims: Claims) -> Principal:
     """Return whom verified claims speak for."""
     return Principal(
         claims.sub,
-        str(claims.tenant_id),
+        _text(claims.tenant_id),
         claims.kind,
         str(claims.client_id) if claims.client_id else "",
         claims.sid or "",
@@ -54,6 +56,11 @@ def principal_of(claims: Claims) -> Principal:
         claims.jti,
         claims.exp,
     )
+
+
+@lru_cache(maxsize=256)
+def _text(tenant_id: UUID) -> str:
+    return str(tenant_id)
 
 
 def principal_from(answer: token_pb2.VerifyTokenResponse) -> Principal:

@@ -7,33 +7,30 @@ only ever add up: the same one may come twice, and older states of one after new
 from collections.abc import Sequence
 from functools import lru_cache
 
-from watchword.rules import LEEWAY, OUTRIGHT, Revocation, RevokedKind, Verdict, id_of_key
+from watchword.rules import LEEWAY, OUTRIGHT, VALID, Revocation, RevokedKind, Verdict, id_of_key, number_of
 from watchword.tokens import Claims, SubjectKind
 
 MARGIN = 60  # seconds that a revocation is kept beyond its time: clocks differ
 SPAN = 16  # seconds: what expires together is forgotten together
 _NUMBERS = {kind: number for number, kind in enumerate(RevokedKind, 1)}
 _TOKEN, _SESSION, _SUBJECT, _CLIENT, _TENANT = (_NUMBERS[kind] for kind in list(RevokedKind)[:5])
+_IS_CLIENT = SubjectKind.CLIENT
 
 
 def names(claims: Claims, kid: str) -> tuple[int, ...]:
     """Return everything that a token can be revoked as, the tenant apart: rules.names_of, written out, for every new token needs it."""
-    subject = _number(claims.sub)
-    found = [_number(claims.jti) << 3 | _TOKEN, subject << 3 | _SUBJECT, claims.tenant_id.int << 3 | _TENANT, _name_of_key(kid)]
+    subject = number_of(claims.sub)
+    found = [number_of(claims.jti) << 3 | _TOKEN, subject << 3 | _SUBJECT, claims.tenant_id.int << 3 | _TENANT, _name_of_key(kid)]
     if claims.sid is not None:
-        found.append(_number(claims.sid) << 3 | _SESSION)
+        found.append(number_of(claims.sid) << 3 | _SESSION)
     if claims.client_id is not None:
         found.append(claims.client_id.int << 3 | _CLIENT)
-    if claims.kind is SubjectKind.CLIENT:
+    if claims.kind is _IS_CLIENT:
         found.append(subject << 3 | _CLIENT)
     found.extend(parent.int << 3 | _TOKEN for parent in claims.parents)
     for actor in claims.actors:
         found += (actor.int << 3 | _SUBJECT, actor.int << 3 | _CLIENT)
     return tuple(found)
-
-
-def _number(uuid: str) -> int:
-    return int(uuid.replace("-", ""), 16)
 
 
 @lru_cache(maxsize=256)
@@ -74,8 +71,8 @@ class Revoked:
     def verdict(self, token_names: Sequence[int], claims: Claims) -> Verdict:
         """Return VALID, REVOKED or SUBJECT_DISABLED."""
         if self._held.keys().isdisjoint(token_names):
-            return Verdict.VALID
-        verdict = Verdict.VALID
+            return VALID
+        verdict = VALID
         for name in token_names:
             held = self._held.get(name)
             if held is None or (isinstance(held, Revocation) and not held.refuses(claims)):

@@ -30,7 +30,7 @@ from watchword.keyset import Key
 from watchword.principal import Principal, principal_from, principal_of
 from watchword.refusals import REFUSALS, KeyUnknown, SignatureInvalid, TokenExpired, TokenMalformed, VerificationStale
 from watchword.revoked import Revoked, names
-from watchword.rules import Verdict, judge
+from watchword.rules import VALID, judge
 from watchword.token.v1 import token_pb2, token_pb2_grpc
 from watchword.tokens import Claims, Malformed, parse, split
 
@@ -217,12 +217,12 @@ class TokenVerifier:
         is_stale = self._clock() - view.through > self._max_staleness
         claims = known.claims
         verdict = judge(claims, issuer=self._issuer, audience=audience or self._audience, now=self._wall())
-        if verdict is not Verdict.VALID:
+        if verdict is not VALID:
             raise REFUSALS[verdict]
         if claims.exp < view.revoked.horizon:
             raise TokenExpired
         verdict = view.revoked.verdict(known.names, claims)
-        if verdict is not Verdict.VALID:
+        if verdict is not VALID:
             raise REFUSALS[verdict]
         if is_stale:
             raise VerificationStale

@@ -162,7 +162,11 @@ class Edge:
             return encoded
 
         async def serve(raw: bytes, context: Context) -> bytes:
-            encoded = answer(raw, context)
+            try:
+                encoded = answer(raw, context)
+            except Exception:  # a defect, or a request that only the patient way refuses properly
+                log.exception("prompt_failed", method=meter.method)
+                encoded = None
             return encoded if encoded is not None else (await patient(deserialize(raw), context)).SerializeToString()
 
         return serve

@@ -1,10 +1,11 @@
 """Rate limits shared by all instances through Redis: GCRA, one round trip a decision.
 
 The generic cell rate algorithm keeps one number per key, the theoretical arrival time: a burst of COUNT is free, then calls pass at COUNT per
-SECONDS. Checks are so many that each instance takes them in lots, so that most cost no round trip. When Redis does not answer, each instance
-keeps its own bucket at a share of the limit: degraded, never open. Source: ITU-T I.371.
+SECONDS. Checks are so many that each instance takes them in lots, one lot at a time, so that nearly all cost no round trip. When Redis does not
+answer, each instance keeps its own bucket at a share of the limit: degraded, never open. Source: ITU-T I.371.
 """
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
@@ -18,7 +19,7 @@ from services.chassis.redis import Redis, RedisDown, Script
 from services.chassis.settings import ChassisSettings
 from watchword.errors import RateLimited
 
-CHECK_LOT = 100  # checks taken at once, but never more than a tenth of the limit
+CHECK_LOT = 1000  # checks taken at once, but never more than a tenth of the limit
 SHARE = 2  # of how many instances one assumes to be, when Redis does not answer
 MAX_KEYS = 50_000  # of the instance's own buckets
 
@@ -71,6 +72,7 @@ class Limits:
         self._enabled = enabled
         self._own: OrderedDict[str, float] = OrderedDict()
         self._lots: OrderedDict[tuple[str, str], Lot] = OrderedDict()  # by kind and who
+        self._refills: dict[tuple[str, str], asyncio.Task[float]] = {}
 
     @classmethod
     def of(cls, settings: ChassisSettings, redis: Redis) -> "Limits":
@@ -111,18 +113,30 @@ class Limits:
             raise RateLimited(retry_after=timedelta(microseconds=wait))
 
     async def _take_lot(self, budget: tuple[str, str], limit: Limit) -> float:
+        """Return microseconds to wait, 0 if the call may pass. All who find a lot empty wait for the same new one."""
+        while not self._draw(budget):
+            refill = self._refills.get(budget)
+            if refill is None:
+                refill = self._refills[budget] = asyncio.create_task(self._refill(budget, limit), name="refill")
+                refill.add_done_callback(lambda _: self._refills.pop(budget))
+            wait = await asyncio.shield(refill)  # of several who wait, one that gives up must not end it
+            if wait > 0:
+                return wait
+        return 0
+
+    def _draw(self, budget: tuple[str, str]) -> bool:
         lot = self._lots.get(budget)
-        if lot is not None and lot.left > 0 and time.monotonic() < lot.until:
-            lot.left -= 1
-            return 0
+        if lot is None or lot.left <= 0 or lot.until <= time.monotonic():
+            return False
+        lot.left -= 1
+        return True
+
+    async def _refill(self, budget: tuple[str, str], limit: Limit) -> float:
+        """Take a new lot; return microseconds to wait if there is none."""
         size = max(1, min(CHECK_LOT, limit.count // 10))
         wait = await self._ask(_key(LimitClass.CHECK, *budget), limit, size)
         if wait <= 0:
-            # Calls that came meanwhile took lots too: what they have left is added to, or it would be lost.
-            now = time.monotonic()
-            lot = self._lots.get(budget)
-            left = lot.left if lot is not None and now < lot.until else 0
-            self._lots[budget] = Lot(left + size - 1, now + limit.seconds)
+            self._lots[budget] = Lot(size, time.monotonic() + limit.seconds)
             self._lots.move_to_end(budget)
             if len(self._lots) > MAX_KEYS:
                 self._lots.popitem(last=False)

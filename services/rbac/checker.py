@@ -22,7 +22,7 @@ from services.chassis.clock import Clock
 from services.chassis.tenancy import TenantId
 from services.rbac.decisions import Decision, Judge, Question, last_end
 from services.rbac.holdings import TENANT, Holding, Holdings, in_snapshot, places_of
-from services.rbac.memory import Memory, Places, Tenant
+from services.rbac.memory import Memory, Places, Standing, Tenant
 from services.rbac.model import Effect, Subject
 from services.rbac.nodes import Revision
 from services.rbac.revisions import Revisions
@@ -67,6 +67,10 @@ class View:
                 holdings.answers.clear()
             holdings.answers[key] = decision
         return decision
+
+    def is_lasting(self, question: Question) -> bool:
+        """Whether the answer stays the same as long as the policy does."""
+        return self._holdings[question.subject].is_timeless
 
     def above(self, resource: str) -> Places:
         """Return the whole tenant, `resource`, and all it lies below."""
@@ -138,6 +142,11 @@ class Checker:
         if view.revision < at_least:
             raise RevisionUnavailable
         return view
+
+    def standing(self, tenant_id: TenantId) -> Standing | None:
+        """Return what stands for the tenant's state at this instant, if the lease lives: a lasting answer of it may be given again."""
+        tenant = self._memory.tenant(tenant_id) if self._lease.is_current else None
+        return None if tenant is None else tenant.standing(self._clock.now())
 
     def recall(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str], at_least: int = 0) -> View | None:
         """Return the view from memory alone: if all of it is there, no older than revision `at_least`, and the lease lives."""

@@ -30,6 +30,7 @@ K = TypeVar("K", bound=Hashable)
 
 # The revision decides. This is for a database that was restored from a backup, whose counter comes by old numbers again.
 TTL = timedelta(minutes=5)
+STANDS = timedelta(minutes=1)
 PART_BYTES = 256  # about, of one holding, pattern, place or node
 DEFAULT_WEIGHT = 64 * 1024 * 1024 // PART_BYTES
 MAX_TENANTS = 100_000  # whose heads are known; about 30 MB
@@ -60,6 +61,15 @@ class Entry(Generic[V]):
     seen_at: int
 
 
+class Standing:
+    """One state of one tenant as it was known for a while. Only its identity counts: what was answered of it holds until another takes its place."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, since: datetime) -> None:
+        self.since = since
+
+
 @dataclass(slots=True)
 class Tenant:
     """What is known of one tenant. `head` and `floor` are revisions of its policy; `revision` is the tenant's own, at least `head`."""
@@ -67,6 +77,7 @@ class Tenant:
     head: Revision
     floor: Revision
     revision: Revision
+    _standing: Standing | None = None
     holders: "WeakValueDictionary[Subject, Node[Holder]]" = field(default_factory=WeakValueDictionary)
     roles: "WeakValueDictionary[UUID, Node[RoleFacts]]" = field(default_factory=WeakValueDictionary)
     places: "WeakValueDictionary[str, Node[str]]" = field(default_factory=WeakValueDictionary)
@@ -75,10 +86,28 @@ class Tenant:
         """Whether a node is a fact of the state at `head`."""
         return node.is_alive and self.floor <= node.revision <= self.head
 
+    def standing(self, now: datetime) -> Standing:
+        """Return what stands for the state known now. Every change that is heard of ends it, and so does STANDS: see TTL."""
+        if self._standing is None or abs(now - self._standing.since) > STANDS:
+            self._standing = Standing(now)
+        return self._standing
+
+    def advance(self, head: Revision) -> None:
+        """Go to the state that follows. What has not died of it is known of it."""
+        self.head = head
+        self._standing = None
+        self.reach(head)
+
     def forget(self, head: Revision) -> None:
         """Go to a state of which nothing is known."""
-        self.head = self.floor = head
-        self.revision = max(self.revision, head)
+        self.floor = head
+        self.advance(head)
+
+    def reach(self, revision: Revision) -> None:
+        """Know that the tenant's own revision is at least this one: answers name it."""
+        if revision > self.revision:
+            self.revision = revision
+            self._standing = None
 
 
 @dataclass(frozen=True, slots=True)

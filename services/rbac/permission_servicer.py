@@ -42,7 +42,15 @@ class PermissionServicer:
     """watchword.rbac.v1.PermissionService."""
 
     def __init__(
-        self, checker: Checker, consistency: ConsistencyTokens, pager: Pager, *, explaining: Explaining, lookups: LookingUp, watching: Watching
+        self,
+        checker: Checker,
+        consistency: ConsistencyTokens,
+        pager: Pager,
+        *,
+        explaining: Explaining,
+        lookups: LookingUp,
+        watching: Watching,
+        prompt: PromptChecks,
     ) -> None:
         self._checker = checker
         self._consistency = consistency
@@ -52,7 +60,6 @@ class PermissionServicer:
         self.LookupResources = lookups.LookupResources
         self.LookupSubjects = lookups.LookupSubjects
         self.WatchPermissions = watching.WatchPermissions
-        prompt = PromptChecks(checker, consistency)
         self.prompts = {"CheckPermission": prompt.check, "BatchCheckPermissions": prompt.check_batch}
 
     async def CheckPermission(self, request: permission_pb2.CheckPermissionRequest, call: Call) -> permission_pb2.CheckPermissionResponse:

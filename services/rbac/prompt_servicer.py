@@ -1,12 +1,13 @@
 """Checks that need no waiting: while the lease lives and memory knows all that is asked about, a decision is a few lookups.
 
-CheckPermission and BatchCheckPermissions are answered from the encoded request, before anything is made for a call that may have to wait. What is
-remembered of a request, or of one question of a batch, is how it reads; what the answer is, is found out anew each time.
+CheckPermission and BatchCheckPermissions are answered from the encoded request, before anything is made for a call that may have to wait. Of a
+question, alone or in a batch, two things are remembered: how it reads, and what was answered in which standing of the tenant. That answer is given
+again in the same standing only, which the next change that is heard of ends; and only if it depends on nothing but the policy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import DecodeError, Message
@@ -17,6 +18,7 @@ from services.chassis.tenancy import TenantId
 from services.chassis.validation import Validator
 from services.rbac.checker import Checker
 from services.rbac.decisions import Decision, Question
+from services.rbac.memory import Standing
 from services.rbac.messages import question, wire_decision
 from services.rbac.nodes import Revision
 from watchword.errors import InvalidRequest
@@ -25,35 +27,56 @@ from watchword.rbac.v1 import permission_pb2
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
 V = TypeVar("V")
-REMEMBERED = 65_536  # questions, of about 700 bytes each
+QUESTION_BYTES = 768  # about, of one that is remembered
 REMEMBERED_BYTES = 1024  # a longer question is read each time
 ANSWERS = 1024  # encoded answers, all of the same few shapes
 MAX_QUESTIONS = 1000
 QUESTION = b"\x0a"  # the tag of field 1, by which a batch begins each of its questions
 
 
-class PromptChecks:
-    """Answers at once, or not at all."""
+class Answer(NamedTuple):
+    """An encoded answer, and the same as a member of the list of a batch's answers."""
 
-    def __init__(self, checker: Checker, consistency: ConsistencyTokens) -> None:
+    alone: bytes
+    framed: bytes
+
+
+NO_ANSWER = Answer(b"", b"")
+
+
+class Asked:
+    """A question as it was read, and the tenant that it states; its last answer, and the standing in which that may be given again."""
+
+    __slots__ = ("answer", "question", "standing", "stated")
+
+    def __init__(self, question: Question, stated: str) -> None:
+        self.question = question
+        self.stated = stated
+        self.answer = NO_ANSWER
+        self.standing: Standing | None = None
+
+
+class PromptChecks:
+    """Answers at once, or not at all.
+
+    most  questions remembered
+    """
+
+    def __init__(self, checker: Checker, consistency: ConsistencyTokens, *, most: int) -> None:
         self._checker = checker
         self._consistency = consistency
+        self._most = most
         self._validator = Validator()
-        self._questions: dict[bytes, tuple[Question, str]] = {}
+        self._questions: dict[bytes, Asked] = {}
         self._tenants: dict[str, TenantId] = {}
-        self._answers: dict[tuple[TenantId, Revision, Decision], bytes] = {}
+        self._answers: dict[tuple[TenantId, Revision, Decision], Answer] = {}
 
     def check(self, raw: bytes, caller: Caller) -> bytes | None:
         """Answer a CheckPermissionRequest. None if it has to wait, or is refused."""
-        read = self._read(raw)
-        if read is None:
+        asked = self._read(raw)
+        if asked is None or not self._answer((asked,), asked.stated, caller):
             return None
-        asked, stated = read
-        tenant_id = self._tenant(stated, caller)
-        view = None if tenant_id is None else self._checker.recall(tenant_id, (asked.subject,), (asked.resource,))
-        if view is None or tenant_id is None:
-            return None
-        return self._encoded(tenant_id, view.revision, view.decide(asked))
+        return asked.answer.alone
 
     def check_batch(self, raw: bytes, caller: Caller) -> bytes | None:
         """Answer a BatchCheckPermissionsRequest. None if it has to wait, or is refused, or a question of it is."""
@@ -61,22 +84,40 @@ class PromptChecks:
         if parts is None:
             return None
         encoded, stated = parts
-        tenant_id = self._tenant(stated, caller)
-        asked = [] if tenant_id is None else [self._read(one) for one in encoded]
-        if tenant_id is None or not asked or any(one is None or one[1] not in ("", stated) for one in asked):
+        asked = [one for one in map(self._read, encoded) if one is not None and one.stated in ("", stated)]
+        if len(asked) < len(encoded) or not self._answer(asked, stated, caller):
             return None
-        questions = [one[0] for one in asked if one is not None]
-        subjects, resources = {one.subject for one in questions}, {one.resource for one in questions}
+        return b"".join([one.answer.framed for one in asked])
+
+    def _answer(self, asked: Sequence[Asked], stated: str, caller: Caller) -> bool:
+        """Let each of `asked` have its answer of the state of this instant; return whether memory could tell."""
+        tenant_id = self._tenant(stated, caller)
+        standing = None if tenant_id is None else self._checker.standing(tenant_id)
+        if tenant_id is None or standing is None:
+            return False
+        unanswered = [one for one in asked if one.standing is not standing]
+        if not unanswered:
+            self._checker.warm += 1
+            return True
+        return self._decide(tenant_id, standing, unanswered)
+
+    def _decide(self, tenant_id: TenantId, standing: Standing, asked: Sequence[Asked]) -> bool:
+        subjects, resources = {one.question.subject for one in asked}, {one.question.resource for one in asked}
         view = self._checker.recall(tenant_id, tuple(subjects), tuple(resources))
         if view is None:
-            return None
-        decisions = [view.decide(one) for one in questions]
-        few = {id(decision): decision for decision in decisions}
-        answers = {key: _framed(self._encoded(tenant_id, view.revision, decision)) for key, decision in few.items()}
-        return b"".join([answers[id(decision)] for decision in decisions])
+            return False
+        few: dict[int, tuple[Decision, Answer]] = {}  # by identity, which most decisions share: looking at what they say takes longer
+        for one in asked:
+            decision = view.decide(one.question)
+            found = few.get(id(decision))
+            if found is None:
+                found = few[id(decision)] = decision, self._encoded(tenant_id, view.revision, decision)
+            one.answer = found[1]
+            one.standing = standing if view.is_lasting(one.question) else None
+        return True
 
-    def _read(self, raw: bytes) -> tuple[Question, str] | None:
-        """Return what a question asks, and the tenant it states. None if it asks for a state, or is refused."""
+    def _read(self, raw: bytes) -> Asked | None:
+        """Return what a question asks. None if it asks for a state, or is refused."""
         found = self._questions.get(raw)
         if found is not None:
             return found
@@ -85,11 +126,11 @@ class PromptChecks:
             return None
         try:
             self._validator.check(request)
-            found = question(request), request.tenant_id
+            found = Asked(question(request), request.tenant_id)
         except InvalidRequest:
             return None  # said properly on the way that waits
         if len(raw) <= REMEMBERED_BYTES:
-            _make_room(self._questions, REMEMBERED)
+            _make_room(self._questions, self._most)
             self._questions[raw] = found
         return found
 
@@ -102,13 +143,13 @@ class PromptChecks:
             found = self._tenants[stated] = TenantId(UUID(stated))
         return found
 
-    def _encoded(self, tenant_id: TenantId, revision: Revision, decision: Decision) -> bytes:
+    def _encoded(self, tenant_id: TenantId, revision: Revision, decision: Decision) -> Answer:
         key = (tenant_id, revision, decision)
         found = self._answers.get(key)
         if found is None:
-            found = wire_decision(decision, self._consistency.write(tenant_id, revision)).SerializeToString()
+            alone = wire_decision(decision, self._consistency.write(tenant_id, revision)).SerializeToString()
             _make_room(self._answers, ANSWERS)
-            self._answers[key] = found
+            found = self._answers[key] = Answer(alone, _framed(alone))
         return found
 
 
@@ -155,5 +196,5 @@ def _framed(encoded: bytes) -> bytes:
 
 def _make_room(entries: dict[K, V], limit: int) -> None:
     if len(entries) >= limit:
-        for oldest in list(islice(entries, limit // 8)):
+        for oldest in list(islice(entries, max(1, limit // 8))):
             del entries[oldest]

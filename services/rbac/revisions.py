@@ -82,7 +82,7 @@ class Revisions:
             tenant.forget(head)
             return
         self._memory.kill(tenant, notice.touched, head)
-        tenant.head, tenant.revision = head, max(tenant.revision, head)
+        tenant.advance(head)
 
     def learn(
         self,
@@ -107,7 +107,7 @@ class Revisions:
         if state.policy > tenant.head and not is_led:
             tenant.forget(state.policy)
         if state.policy == tenant.head:
-            tenant.revision = max(tenant.revision, state.revision)
+            tenant.reach(state.revision)
         if state.policy >= tenant.head:
             self._memory.learn(tenant_id, tenant, snapshot, asked=subjects, resources=resources, now=began)
 

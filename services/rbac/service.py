@@ -45,6 +45,7 @@ from services.rbac.memory import Memory
 from services.rbac.permission_servicer import PermissionServicer
 from services.rbac.policy import Policy
 from services.rbac.policy_servicer import PolicyServicer
+from services.rbac.prompt_servicer import PromptChecks
 from services.rbac.resource_servicer import ResourceServicer
 from services.rbac.resources import Resources
 from services.rbac.revisions import Revisions
@@ -89,6 +90,7 @@ class Engine:
     conditions: Conditions
     levels: Levels
     clock: Clock
+    questions: int  # remembered at most
 
 
 def engine(settings: RbacSettings, database: Database, memory: Memory, revisions: Revisions, *, lease: Lease, clock: Clock) -> Engine:
@@ -96,7 +98,7 @@ def engine(settings: RbacSettings, database: Database, memory: Memory, revisions
     conditions, levels, store = Conditions(), settings.levels, RbacStore(database)
     judge = Judge(conditions, levels)
     checker = Checker(store, memory, revisions, lease, clock=clock, judge=judge)
-    return Engine(database, store, revisions, lease, checker, judge, conditions, levels, clock)
+    return Engine(database, store, revisions, lease, checker, judge, conditions, levels, clock, settings.questions)
 
 
 def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: Limits, authenticator: Authenticator) -> Assembly:
@@ -119,6 +121,7 @@ def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: L
         explaining=ExplainServicer(Explainer(store, NameStore(decides.database), decides.judge, clock), consistency),
         lookups=LookupServicer(Lookups(FindStore(decides.database), checker), consistency, pager),
         watching=watchers,
+        prompt=PromptChecks(checker, consistency, most=decides.questions),
     )
     rbac, permission, changes, authzen = rbac_pb2.DESCRIPTOR, permission_pb2.DESCRIPTOR, policy_pb2.DESCRIPTOR, authzen_pb2.DESCRIPTOR
     servicers: list[tuple[ServiceDescriptor, object]] = [

@@ -7,13 +7,16 @@ from pydantic import Field
 from services.chassis.settings import ChassisSettings
 from services.rbac.levels import Levels
 from services.rbac.memory import PART_BYTES
+from services.rbac.prompt_servicer import QUESTION_BYTES
+
+MIB = 1024 * 1024
 
 
 class RbacSettings(ChassisSettings):
     """Settings of rbac."""
 
     ACR_LEVELS: str = "pwd,mfa,hwk"  # the authentication context classes that logins may have, weakest first
-    POLICY_MEMORY: int = Field(64, ge=1, le=65536)  # MiB, about, of policies that an instance remembers
+    POLICY_MEMORY: int = Field(64, ge=1, le=65536)  # MiB, about: of policies that an instance remembers, and a quarter of it of questions
 
     @property
     def levels(self) -> Levels:
@@ -22,8 +25,13 @@ class RbacSettings(ChassisSettings):
 
     @property
     def policy_weight(self) -> int:
-        """What memory may weigh."""
-        return self.POLICY_MEMORY * 1024 * 1024 // PART_BYTES
+        """What is remembered of policies may weigh so many parts."""
+        return self.POLICY_MEMORY * MIB * 3 // 4 // PART_BYTES
+
+    @property
+    def questions(self) -> int:
+        """So many questions are remembered."""
+        return self.POLICY_MEMORY * MIB // 4 // QUESTION_BYTES
 
     def problems(self) -> Iterator[str]:
         """Yield what only the settings together show."""

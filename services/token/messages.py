@@ -25,10 +25,14 @@ def verdict_of(answer: Answer, caller: Caller) -> token_pb2.VerifyTokenResponse:
     """Return an answer as `caller` may see it. A token of another tenant is as unknown to a caller as one signed by somebody else."""
     if answer.tenant_id is not None and not may_see(caller, answer.tenant_id):
         return token_pb2.VerifyTokenResponse(status=token_pb2.UNKNOWN_KEY)
-    claims = answer.claims
-    if claims is None:
+    if answer.claims is None:
         return token_pb2.VerifyTokenResponse(status=STATUSES[answer.verdict])
-    response = token_pb2.VerifyTokenResponse(status=STATUSES[answer.verdict], token_id=claims.jti)
+    return answer_of(answer.verdict, answer.claims)
+
+
+def answer_of(verdict: Verdict, claims: Claims) -> token_pb2.VerifyTokenResponse:
+    """Return an answer about a token whose claims may be believed."""
+    response = token_pb2.VerifyTokenResponse(status=STATUSES[verdict], token_id=claims.jti)
     _tell(response.principal, claims)
     response.expire_time.seconds = claims.exp
     response.cacheable_for.SetInParent()  # never
@@ -37,7 +41,7 @@ def verdict_of(answer: Answer, caller: Caller) -> token_pb2.VerifyTokenResponse:
 
 def may_see(caller: Caller, tenant_id: UUID | None) -> bool:
     """Whether `caller` may know what becomes of a tenant's tokens."""
-    return caller.is_peer or caller.tenant_id == tenant_id
+    return caller.tenant_id is tenant_id or caller.is_peer or caller.tenant_id == tenant_id
 
 
 def principal_of(claims: Claims) -> token_pb2.Principal:
@@ -48,7 +52,7 @@ def principal_of(claims: Claims) -> token_pb2.Principal:
 
 
 def _tell(principal: token_pb2.Principal, claims: Claims) -> None:
-    """Fill in place: a message made by itself is copied into the one that holds it, and every verification makes one."""
+    """Fill in place: a message made by itself is copied into the one that holds it."""
     principal.subject = claims.sub
     principal.tenant_id = str(claims.tenant_id)
     if claims.client_id:

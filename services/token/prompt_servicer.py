@@ -13,14 +13,19 @@ from google.protobuf.message import DecodeError
 from services.chassis.call import Caller
 from services.chassis.clock import Clock
 from services.chassis.validation import Validator
+from services.chassis.wire import member
 from services.token.messages import login_of, may_see, question_of, tokens_of, verdict_of
 from services.token.sessions import Sessions
-from services.token.verifier import Question, Verdict, Verifier
+from services.token.valid import valid_answer
+from services.token.verifier import Answer, Question, Verifier
 from watchword.errors import InvalidRequest, WatchwordError
+from watchword.rules import VALID
 from watchword.token.v1 import token_pb2
 from watchword.tokens import MAX_TOKEN_BYTES
 
 REMEMBERED = 4096  # requests, of some 3 KB each
+MAX_REMEMBERED_BYTES = MAX_TOKEN_BYTES + 1024  # a longer request is read each time
+RESPONSES = token_pb2.BatchVerifyTokensResponse.RESPONSES_FIELD_NUMBER
 
 
 class Known(NamedTuple):
@@ -44,14 +49,14 @@ class PromptVerification:
         question = known.question if known is not None else self._question(raw)
         if question is None:
             return None
-        is_repeated = self._verifier.remembers(question.token)
+        is_repeated = known is None and self._verifier.remembers(question.token)
         answer = self._verifier.recall(question)
         if answer is None:
             return None
-        if known is not None and answer.verdict is Verdict.VALID and may_see(caller, answer.tenant_id):
+        if known is not None and answer.verdict is VALID and may_see(caller, answer.tenant_id):
             return known.valid
-        encoded = verdict_of(answer, caller).SerializeToString()
-        if is_repeated and answer.verdict is Verdict.VALID and may_see(caller, answer.tenant_id):
+        encoded = _encoded(answer, caller)
+        if is_repeated and answer.verdict is VALID and may_see(caller, answer.tenant_id):
             self._remember(raw, Known(question, encoded))
         return encoded
 
@@ -65,8 +70,7 @@ class PromptVerification:
         answers = [self._verifier.recall(question_of(request)) for request in batch.requests]
         if None in answers:
             return None
-        responses = [verdict_of(answer, caller) for answer in answers if answer is not None]
-        return token_pb2.BatchVerifyTokensResponse(responses=responses).SerializeToString()
+        return b"".join([member(RESPONSES, _encoded(answer, caller)) for answer in answers if answer is not None])
 
     def _question(self, raw: bytes) -> Question | None:
         token = _token_alone(raw)
@@ -80,6 +84,8 @@ class PromptVerification:
         return question_of(request)
 
     def _remember(self, raw: bytes, known: Known) -> None:
+        if len(raw) > MAX_REMEMBERED_BYTES:
+            return
         if len(self._known) >= REMEMBERED:
             for oldest in list(islice(self._known, REMEMBERED // 8)):
                 del self._known[oldest]
@@ -105,6 +111,13 @@ class PromptIssuing:
         except (DecodeError, RecursionError, WatchwordError):
             return None
         return token_pb2.IssueTokenResponse(tokens=tokens_of(tokens)).SerializeToString()
+
+
+def _encoded(answer: Answer, caller: Caller) -> bytes:
+    """Return an answer as `caller` may see it."""
+    if answer.verdict is VALID and answer.claims is not None and may_see(caller, answer.tenant_id):
+        return valid_answer(answer.claims)
+    return verdict_of(answer, caller).SerializeToString()
 
 
 def _token_alone(raw: bytes) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
 
 from watchword.rules import EVERYWHERE, Name, Revocation, RevokedKind, id_of_key, names_of
 from watchword.tokens import Claims, SubjectKind
@@ -17,7 +18,7 @@ from watchword.tokens import Claims, SubjectKind
 if TYPE_CHECKING:
     from services.token.revoked import Revoked
     from services.token.store.revocations import RevocationStore
-__all__ = ["EVERYWHERE", "Lease", "Name", "Revocation", "Revocations", "RevokedKind", "Signed", "Standing", "id_of_key", "names_of"]
+__all__ = ["EVERYWHERE", "GOOD", "Lease", "Name", "Revocation", "Revocations", "RevokedKind", "Signed", "Standing", "id_of_key", "names_of"]
 
 
 class Standing(StrEnum):
@@ -26,6 +27,9 @@ class Standing(StrEnum):
     GOOD = "good"
     REVOKED = "revoked"
     SUBJECT_DISABLED = "subject_disabled"
+
+
+GOOD = Standing.GOOD  # Python 3.11 looks members up slowly, and every verification needs it
 
 
 @dataclass(slots=True, eq=False)
@@ -69,9 +73,9 @@ class Revocations:
             return None
         version = self._memory.version
         if token.good_at == version:
-            return Standing.GOOD
+            return GOOD
         standing = _standing(token.claims, self._memory.find_all(token.names))
-        if standing is Standing.GOOD:
+        if standing is GOOD:
             token.good_at = version
         return standing
 
@@ -104,12 +108,12 @@ class Revocations:
 
     async def _read(self, tokens: Sequence[Signed]) -> Mapping[Name, Revocation]:
         names = {name for token in tokens for name in token.names}
-        rows = await self._store.find(list({tenant for _, tenant, _ in names}), list({key for _, _, key in names}))
-        return {(row.kind, row.tenant_id, row.key): row for row in rows}
+        rows = await self._store.find(list({tenant for _, tenant, _ in names}), [UUID(int=key) for key in {key for _, _, key in names}])
+        return {(row.kind, row.tenant_id, row.key.int): row for row in rows}
 
 
 def _standing(claims: Claims, found: Iterable[Revocation]) -> Standing:
-    standing = Standing.GOOD
+    standing = GOOD
     for revocation in found:
         if revocation.refuses(claims):
             if revocation.is_disabled and claims.kind is SubjectKind.USER:

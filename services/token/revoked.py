@@ -41,8 +41,8 @@ class Revoked:
         if not revocation.is_plain:
             self._add_whole(revocation)
             return
-        name = self._name(revocation.kind, self._number(revocation.tenant_id), revocation.key)
-        index = _shard_of(revocation.key)
+        name = self._name(revocation.kind, self._number(revocation.tenant_id), revocation.key.int)
+        index = revocation.key.int & 0xFFFF
         shard = self._shards[index]
         at = _find(shard, name)
         expiry, revision = int(revocation.expire_time.timestamp()) + 1, revocation.revision
@@ -90,10 +90,11 @@ class Revoked:
 
     def find_all(self, names: Iterable[Name]) -> Iterator[Revocation]:
         """Yield what is held under any of `names`."""
-        for kind, tenant_id, key in names:
-            if self._whole and (whole := self._whole.get((kind, tenant_id, key))) is not None:
+        for name in names:
+            if self._whole and (whole := self._whole.get(name)) is not None:
                 yield whole
-            shard = self._shards[_shard_of(key)]
+            kind, tenant_id, key = name
+            shard = self._shards[key & 0xFFFF]
             if not shard or (number := self._tenants.get(tenant_id)) is None:
                 continue
             at = _find(shard, self._name(kind, number, key))
@@ -129,7 +130,7 @@ class Revoked:
             self.count -= len(starts) - len(live)
 
     def _add_whole(self, revocation: Revocation) -> None:
-        name = (revocation.kind, revocation.tenant_id, revocation.key)
+        name = (revocation.kind, revocation.tenant_id, revocation.key.int)
         known = self._whole.get(name)
         if known is None:
             self.count += 1
@@ -143,12 +144,8 @@ class Revoked:
         return number
 
     @staticmethod
-    def _name(kind: RevokedKind, tenant: bytes, key: UUID) -> bytes:
-        return key.bytes + tenant + _KINDS[kind]
-
-
-def _shard_of(key: UUID) -> int:
-    return key.int & 0xFFFF
+    def _name(kind: RevokedKind, tenant: bytes, key: int) -> bytes:
+        return key.to_bytes(16, "big") + tenant + _KINDS[kind]
 
 
 def _find(shard: bytes, name: bytes) -> int:

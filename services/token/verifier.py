@@ -12,9 +12,9 @@ from uuid import UUID
 
 from services.chassis.clock import Clock
 from services.token.keys import KeyRing
-from services.token.revocations import Revocations, Signed, Standing, names_of
+from services.token.revocations import GOOD, Revocations, Signed, Standing, names_of
 from watchword import tokens as claims_module
-from watchword.rules import LEEWAY, Verdict, judge, lifetime
+from watchword.rules import LEEWAY, VALID, Verdict, judge, lifetime
 from watchword.tokens import Claims, Malformed
 
 __all__ = ["LEEWAY", "Answer", "Question", "Verdict", "Verifier"]
@@ -78,8 +78,8 @@ class Verifier:
         standing = self._revocations.recall(found.signed)
         if standing is None:
             return None
-        is_plain = standing is Standing.GOOD and not question.audience and not question.scopes
-        if is_plain and found.valid is not None and found.begins <= self._clock.now().timestamp() <= found.ends:
+        is_plain = standing is GOOD and not question.audience and not question.scopes
+        if is_plain and found.valid is not None and found.begins <= self._clock.seconds() <= found.ends:
             return found.valid
         return self._refusal(question, found.signed.claims) or self._judge(question, found.signed.claims, standing)
 
@@ -102,7 +102,7 @@ class Verifier:
             elif (refusal := self._refusal(question, found.claims)) is not None:
                 answers.append(refusal)
             else:
-                answers.append(Answer(Verdict.VALID))
+                answers.append(Answer(VALID))
                 good.append((index, found))
         standings = await self._revocations.standings([signed for _, signed in good])
         for (index, signed), standing in zip(good, standings, strict=True):
@@ -138,8 +138,8 @@ class Verifier:
             claims = claims_module.parse(body)
         except Malformed:
             return Verdict.MALFORMED
-        is_ours = judge(claims, issuer=self._issuer, audience=self._audience, now=claims.iat) is Verdict.VALID
-        valid = Answer(Verdict.VALID, claims, claims.tenant_id) if is_ours else None
+        is_ours = judge(claims, issuer=self._issuer, audience=self._audience, now=claims.iat) is VALID
+        valid = Answer(VALID, claims, claims.tenant_id) if is_ours else None
         return self._remember(token, Known(key.kid, Signed(claims, names_of(claims, key.kid)), valid, *lifetime(claims)))
 
     def _remember(self, token: str, known: Known) -> Known:
@@ -151,12 +151,12 @@ class Verifier:
 
     def _refusal(self, question: Question, claims: Claims) -> Answer | None:
         """Return why a token is refused by what it says, or None."""
-        verdict = judge(claims, issuer=self._issuer, audience=question.audience or self._audience, now=self._clock.now().timestamp())
-        return None if verdict is Verdict.VALID else Answer(verdict, tenant_id=claims.tenant_id)
+        verdict = judge(claims, issuer=self._issuer, audience=question.audience or self._audience, now=self._clock.seconds())
+        return None if verdict is VALID else Answer(verdict, tenant_id=claims.tenant_id)
 
     def _judge(self, question: Question, claims: Claims, standing: Standing) -> Answer:
-        if standing is not Standing.GOOD:
+        if standing is not GOOD:
             return Answer(_BY_STANDING[standing], tenant_id=claims.tenant_id)
         if question.scopes and not set(question.scopes) <= set(claims.scope):
             return Answer(Verdict.INSUFFICIENT_SCOPE, claims, claims.tenant_id)
-        return Answer(Verdict.VALID, claims, claims.tenant_id)
+        return Answer(VALID, claims, claims.tenant_id)

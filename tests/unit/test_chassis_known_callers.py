@@ -23,8 +23,8 @@ class StillClock(Clock):
 
     time = NOW
 
-    def now(self) -> datetime:
-        return self.time
+    def seconds(self) -> float:
+        return self.time.timestamp()
 
 
 class LeaseInHand:

@@ -23,7 +23,7 @@ def revocation(
 
 
 def found(memory: Revoked, kind: RevokedKind, key: UUID, tenant: UUID = TENANT) -> list[Revocation]:
-    return list(memory.find_all([(kind, tenant, key)]))
+    return list(memory.find_all([(kind, tenant, key.int)]))
 
 
 def test_of_many_each_is_found_and_nothing_else() -> None:
@@ -144,6 +144,6 @@ def test_rows_taken_in_at_once_are_what_they_are_one_by_one() -> None:
     rows = [(one.tenant_id, one.kind.value, one.key.bytes, one.revision, int(one.expire_time.timestamp()) + 1, one.is_disabled) for one in given]
     at_once.add_plain(rows)
 
-    names = [(one.kind, one.tenant_id, one.key) for one in given]
+    names = [(one.kind, one.tenant_id, one.key.int) for one in given]
     assert list(at_once.find_all(names)) == list(one_by_one.find_all(names))
     assert at_once.count == one_by_one.count == len(given) - 1

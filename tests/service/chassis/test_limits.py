@@ -19,6 +19,7 @@ from watchword.errors import RateLimited
 QUICK = Limit(10, 1)  # one each tenth of a second, ten at once
 SLOW = Limit(10, 3600)
 CHECKS = Limit(1000, 3600)
+LOT = min(CHECK_LOT, CHECKS.count // 10)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ async def test_without_redis_an_instance_keeps_its_share_and_is_neither_open_nor
 
         assert await taken(alone, LimitClass.WRITE, who, at_most=20) == 10 // SHARE
         assert await taken(alone, LimitClass.CREDENTIAL, who, at_most=20) == 1
-        assert await taken(alone, LimitClass.CHECK, who, at_most=2000) in range(CHECKS.count // SHARE - CHECK_LOT, CHECKS.count // SHARE + 1)
+        assert await taken(alone, LimitClass.CHECK, who, at_most=2000) in range(CHECKS.count // SHARE - LOT, CHECKS.count // SHARE + 1)
         with pytest.raises(RateLimited) as refusal:
             await alone.take(LimitClass.WRITE, "address", who)
         assert refusal.value.retry_after is not None
@@ -150,26 +151,47 @@ async def test_without_redis_the_share_comes_back_with_time(configure: Configure
 
 
 async def test_checks_are_taken_in_lots(instances: Instances, redis: Redis) -> None:
-    """One round trip for a hundred; two instances still stay within the limit together."""
+    """One round trip for a tenth of the limit; two instances still stay within it together."""
     who = str(uuid4())
     before = await _scripts_run(redis)
-    assert await taken(instances.first, LimitClass.CHECK, who, at_most=CHECK_LOT) == CHECK_LOT
+    assert await taken(instances.first, LimitClass.CHECK, who, at_most=LOT) == LOT
     assert await _scripts_run(redis) - before <= 2
 
-    both = CHECK_LOT
+    both = LOT
     both += await taken(instances.first, LimitClass.CHECK, who, at_most=475)
     both += await taken(instances.second, LimitClass.CHECK, who, at_most=2000)
-    assert CHECKS.count - 2 * CHECK_LOT <= both <= CHECKS.count
+    assert CHECKS.count - 2 * LOT <= both <= CHECKS.count
 
 
-async def test_checks_at_once_lose_no_budget(instances: Instances) -> None:
-    """Twenty calls that each find the lot used up take twenty lots: what they do not need must stay good for the next."""
+async def test_checks_at_once_take_one_lot(instances: Instances, redis: Redis) -> None:
+    """If each of them took a lot of its own, ten calls that come together would use up the whole limit."""
     who = str(uuid4())
+    before = await _scripts_run(redis)
 
-    at_once = sum(await asyncio.gather(*(passes(instances.first, LimitClass.CHECK, who) for _ in range(20))))
-    then = await taken(instances.first, LimitClass.CHECK, who, at_most=2000)
+    at_once = sum(await asyncio.gather(*(passes(instances.first, LimitClass.CHECK, who) for _ in range(LOT))))
 
-    assert CHECKS.count - CHECK_LOT <= at_once + then <= CHECKS.count
+    assert at_once == LOT
+    assert await _scripts_run(redis) - before <= 2
+    assert await taken(instances.second, LimitClass.CHECK, who, at_most=2000) == CHECKS.count - LOT
+
+
+async def test_a_call_that_is_given_up_takes_no_budget_from_the_others(instances: Instances) -> None:
+    """All wait for one lot; whoever asked first may hang up."""
+    who = str(uuid4())
+    first, *others = [asyncio.create_task(passes(instances.first, LimitClass.CHECK, who)) for _ in range(20)]
+    await asyncio.sleep(0)  # all of them wait now
+
+    first.cancel()
+
+    assert await asyncio.gather(*others) == [True] * 19
+    assert first.cancelled()
+
+
+async def test_more_at_once_than_there_are_get_what_there_is(instances: Instances) -> None:
+    """Lot after lot, until there is no more; nothing is lost and nothing is given twice."""
+    who = str(uuid4())
+    verdicts = await asyncio.gather(*(passes(limits, LimitClass.CHECK, who) for _ in range(1000) for limits in (instances.first, instances.second)))
+    assert CHECKS.count - LOT <= sum(verdicts) <= CHECKS.count
 
 
 async def _scripts_run(redis: Redis) -> int:

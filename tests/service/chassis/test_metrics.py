@@ -32,6 +32,7 @@ from watchword.token.v1 import token_pb2
 SERVICE = token_pb2.DESCRIPTOR.services_by_name["TokenService"]
 NAME = SERVICE.full_name
 REQUEST = token_pb2.VerifyTokenRequest(token="x").SerializeToString()
+DEFECT = token_pb2.VerifyTokenRequest(token="defect").SerializeToString()
 
 Numbers = dict[tuple[str, str], float]  # (sample name, its sorted labels but those that all have) -> value
 
@@ -44,6 +45,8 @@ class Servicer:
 
     @staticmethod
     def _recall(raw: bytes, _caller: Caller) -> bytes | None:
+        if raw == DEFECT:
+            raise ValueError("a defect of the prompt way")
         return b"" if raw == REQUEST else None
 
     async def VerifyToken(self, request: token_pb2.VerifyTokenRequest, call: Call) -> token_pb2.VerifyTokenResponse:
@@ -119,6 +122,18 @@ async def _nothing(*_: object) -> None: ...
 class _Nobody:
     async def authenticate(self, _token: str) -> Caller:
         raise TokenInvalid
+
+
+async def test_a_defect_of_the_prompt_way_leaves_the_answer_to_the_patient_one(door: Door, capfd: pytest.CaptureFixture[str]) -> None:
+    """It would else leave the service raw: neither counted nor written down, and with the defect's own words for the caller."""
+    await door.verify("x")  # a stranger's identity is checked once by the patient way
+
+    assert await door.verify("defect") is grpc.StatusCode.OK
+
+    numbers = await door.numbers()
+    assert numbers["grpc_server_handled_total", "grpc_code=OKgrpc_type=unary"] == 2
+    assert numbers["watchword_cache_requests_total", "outcome=miss"] == 2
+    assert "prompt_failed" in "".join(capfd.readouterr())
 
 
 async def test_calls_are_counted_by_how_they_ended_under_the_names_that_dashboards_know(door: Door) -> None:

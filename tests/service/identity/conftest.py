@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 from services.chassis.call import Call
 from services.chassis.clock import Clock
 from services.chassis.tenancy import DEFAULT_TENANT
+from services.identity import hashing
 from services.identity.passwords import Passwords
 from services.identity.service import Identity, assembled
 from services.identity.settings import IdentitySettings
@@ -58,8 +59,8 @@ class MovableClock(Clock):
     def __init__(self) -> None:
         self.ahead = timedelta()
 
-    def now(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
+    def seconds(self) -> float:
+        return super().seconds() + self.ahead.total_seconds()
 
 
 @dataclass
@@ -355,7 +356,18 @@ class Served:
 
 @asynccontextmanager
 async def serving_identity(settings: IdentitySettings, clock: Clock) -> AsyncIterator[Served]:
-    """Serve identity in this process while inside, without its background work: tests do that by hand."""
+    """Serve identity in this process while inside, without its background work: tests do that by hand.
+
+    Its hashes step back for nobody, or tests of what happens within a deadline would wait for whatever else the machine does.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "NICE", 0)
+        async with _serving(settings, clock) as served:
+            yield served
+
+
+@asynccontextmanager
+async def _serving(settings: IdentitySettings, clock: Clock) -> AsyncIterator[Served]:
     async with assembled(settings, clock=clock) as identity:
         await identity.database.require_schema()
         server = grpc.aio.server()

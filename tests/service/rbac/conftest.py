@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -47,8 +47,8 @@ class MovableClock(Clock):
     def __init__(self) -> None:
         self.ahead = timedelta()
 
-    def now(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
+    def seconds(self) -> float:
+        return super().seconds() + self.ahead.total_seconds()
 
 
 class TokenStandIn:

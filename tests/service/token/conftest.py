@@ -28,6 +28,7 @@ class TokenInstances:
     stubs: "list[token_pb2_grpc.TokenServiceAsyncStub]"
     key_stubs: "list[key_pb2_grpc.KeyServiceAsyncStub]"
     addresses: list[str]
+    pids: list[int]
     private_key: rsa.RSAPrivateKey
     keys: Keys
     database_url: str
@@ -87,6 +88,7 @@ async def token(stores: Stores, service_keys: Keys, tmp_path_factory: pytest.Tem
             stubs=[token_pb2_grpc.TokenServiceStub(channel) for channel in channels],
             key_stubs=[key_pb2_grpc.KeyServiceStub(channel) for channel in channels],
             addresses=[address for address, _ in running],
+            pids=[process.pid for _, process in running],
             private_key=private,
             keys=service_keys,
             database_url=url,

@@ -69,6 +69,7 @@ async def instances(stores: Stores, keys: Keys, home: Path, *, url: str, key: rs
             stubs=[token_pb2_grpc.TokenServiceStub(channel) for channel in channels],
             key_stubs=[key_pb2_grpc.KeyServiceStub(channel) for channel in channels],
             addresses=[address for address, _ in running],
+            pids=[started.pid for _, started in running],
             private_key=key,
             keys=keys,
             database_url=url,

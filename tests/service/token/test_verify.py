@@ -2,14 +2,20 @@
 
 import json
 import time
+from typing import Any
 from uuid import uuid4
 
+import grpc
 import jwt
 import pytest
 
+from bench.machine import resident_bytes
+from services.chassis.wire import varint
 from tests.forgery import Original, good_claims
 from tests.service.token.conftest import ISSUER, KID, TENANT, TokenInstances
 from watchword.token.v1 import token_pb2
+
+PADDING = 500_000  # bytes; a request may have twice that
 
 
 @pytest.fixture
@@ -77,3 +83,18 @@ async def test_a_batch_answers_by_position(token: TokenInstances, original: Orig
 
     assert [token_pb2.TokenStatus.Name(answer.status) for answer in answers] == ["VALID", "MALFORMED", "WRONG_AUDIENCE"] * 10
     assert not answers[1].HasField("principal")
+
+
+async def test_a_request_that_is_padded_is_answered_and_not_remembered(token: TokenInstances, original: Original) -> None:
+    """Fields that nobody knows make a request as long as its sender likes: kept, a few thousand of them would be gigabytes."""
+    raw = token_pb2.VerifyTokenRequest(token=original.token()).SerializeToString()
+    padded = raw + b"\xfa\x07" + varint(PADDING) + bytes(PADDING - 1)  # field 127
+    before, same_caller = resident_bytes(token.pids[0]), token.identity
+
+    async with grpc.aio.insecure_channel(token.addresses[0]) as channel:
+        rpc: Any = channel.unary_unary("/watchword.token.v1.TokenService/VerifyToken", response_deserializer=token_pb2.VerifyTokenResponse.FromString)
+        for number in range(120):
+            told = [await rpc(padded + bytes([number]), metadata=same_caller) for _ in range(3)]
+            assert {answer.status for answer in told} == {token_pb2.VALID}
+
+    assert resident_bytes(token.pids[0]) - before < 60 * PADDING
