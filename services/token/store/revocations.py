@@ -50,6 +50,10 @@ class RevocationStore:
         row = await self._database.fetch_row(self._FIND_REVISION, tenant_id)
         return row["revision"] if row else 0
 
+    async def settle(self, call: Call) -> None:
+        """Return when every instance knows all that was revoked before. Raises FanoutPending."""
+        await self._database.settle(call)
+
     async def insert(self, call: Call, revocation: Revocation, *, cause: str, now: datetime, event: AuditEvent) -> int:
         """Revoke, end the sessions concerned, tell all instances, and return the tenant's revision of the change, which is set here."""
 
@@ -59,6 +63,8 @@ class RevocationStore:
             revision = await bump(change.connection, TenantId(revocation.tenant_id))
             await insert_revocation(change, revocation, revision, now)
             await _insert_sessions_revocations(change, revocation, renewed, revision, now)
+            if revocation.issued_before is not None:
+                change.settle()  # a repeat finds these sessions ended, and tells nobody of them
             change.audit(event)
             return revision
 
