@@ -201,6 +201,12 @@ class Database:
         """Ask Postgres for nothing."""
         await self.fetch("SELECT 1")
 
+    async def clock(self) -> datetime:
+        """Return the present instant by Postgres's clock."""
+        (row,) = await self.fetch("SELECT clock_timestamp() AS now")
+        now: datetime = row["now"]
+        return now
+
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """Return all rows of one statement. A read that lost its connection is tried once more."""
         try:
