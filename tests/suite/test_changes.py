@@ -107,9 +107,10 @@ async def test_who_hangs_up_has_blue_back_and_nothing_else_is_changed_meanwhile(
     code, words = await stack.change("scale", "rbac=2")
     assert (code, "a switch is under way" in words) == (1, True), words
     switch.send_signal(signal.SIGINT)
-    await switch.communicate()
+    _, complaints = await switch.communicate()
 
-    assert switch.returncode == 130
+    assert switch.returncode == 130, complaints.decode()
+    assert complaints.decode().splitlines()[-1] == "blue serves"
     assert stack.pids("token") == before
 
 
