@@ -73,7 +73,7 @@ async def _scene(bench: Bench, suite: Suite) -> AsyncIterator[Scene]:
         asking = await running.enter_async_context(bench.stack.worker("bench.pace"))
         storming = await running.enter_async_context(bench.stack.worker("bench.pace"))
         counted = tuple(one for one in (instance(suite.one("token")).metrics,) if one)
-        verify = Lane(asking, suite.endpoints.grpc, "VerifyToken", tokens.wire, "VALID", lambda: access, counted=counted)
+        verify = Lane(asking, suite.endpoints.grpc, "VerifyToken", tokens.wire, "VALID", lambda: access, counted=counted, may_fail=True)
         yield Scene(bench, suite, verify, Lane(storming, suite.endpoints.grpc, "Login", logins, SERVED))
 
 

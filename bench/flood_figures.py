@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from bench.figures import Beside, Figure, Target, at_least, at_most
-from bench.lanes import Timed
+from bench.lanes import NOTHING, Timed
 from bench.login import COST, rate
 from bench.machine import MIB
 from bench.slices import Sample, Spread
 from bench.workers import Answer
 
 SHARE = 0.5  # of the idle maximum: the rate at which verifications are timed
-NONE: Answer = {"count": 0, "p50": 0.0, "p95": 0.0, "p99": 0.0}
 SERVED, REFUSED = "SESSION", "RESOURCE_EXHAUSTED LOGIN_CAPACITY_EXCEEDED RetryInfo"
 PLACES = {"apart": "identity on a core of its own", "shared": "all cores shared by all, and by the load"}
 
@@ -28,6 +27,11 @@ class Verifying:
     def rates(self) -> list[float]:
         """Answers a second."""
         return [one.rate for one in self.most]
+
+    @property
+    def failed(self) -> int:
+        """Answers that were not the right one."""
+        return sum(sum(one.failed.values()) for one in (*self.most, *self.paced))
 
     def times(self, percentile: str) -> list[float]:
         """Milliseconds, by slice."""
@@ -69,6 +73,9 @@ def _verified(idle: Verifying, now: Verifying) -> list[Figure]:
     at, most = f"VerifyToken through Envoy at {SHARE:.0%} of the idle maximum", at_least(0.7, of_ratio=True)
     return [
         Figure("verify", "VerifyToken through Envoy", "/s", Spread.of(now.rates), _over("idle", now.rates, idle.rates), most),
+        Figure(
+            "verify.failed", "Calls of VerifyToken that failed", "calls", Spread.of([now.failed]), None, at_most(0), (f"{idle.failed} before it",)
+        ),
         _time("p50", at, idle, now, None),
         _time("p99", at, idle, now, at_most(3, of_ratio=True)),
     ]
@@ -81,7 +88,7 @@ def _time(percentile: str, title: str, idle: Verifying, now: Verifying, target: 
 
 def _logged_in(flooded: Flooded, raw: Sample, *, is_apart: bool) -> list[Figure]:
     """Where the load takes all cores, what is left for hashes is nobody's promise."""
-    served, (saturated, refused) = flooded.served / flooded.seconds, (half.get(REFUSED, NONE) for half in (flooded.first, flooded.second))
+    served, (saturated, refused) = flooded.served / flooded.seconds, (half.get(REFUSED, NOTHING) for half in (flooded.first, flooded.second))
     sessions = f"{flooded.count(SERVED)} got a session in all, {flooded.hashed:.0f} were hashed meanwhile"
     refusals = (f"{flooded.count(REFUSED)} in all, {_times(refused)}", f"while verifications were asked as fast as possible: {_times(saturated)}")
     grown = (max(flooded.resident) - flooded.resident[0]) / MIB

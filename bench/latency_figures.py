@@ -31,7 +31,8 @@ def figures_of(name: str, measured: Mapping[str, Measured], hits: float | None) 
     subject, _, way = name.partition(".")
     own, floor = measured[name], measured[f"echo.{way}"]
     from_memory = () if hits is None else (f"{hits:.1%} of all calls answered from memory",)
-    late = median(one.late for one in own.paced) / 1000
+    late, repeated = median(one.late for one in own.paced) / 1000, sum(one.repeated for one in (*own.most, *own.paced))
+    again = (f"{repeated} slices were run again, as not all answers were right",) if repeated else ()
     pace = f"at {median(one.rate for one in own.paced):,.0f}/s; the load itself was late by {late:.2f} ms at p99"
 
     def figure(what: str, words: str, unit: str, of: Callable[[Timed], float], *notes: str) -> Figure:
@@ -42,7 +43,7 @@ def figures_of(name: str, measured: Mapping[str, Measured], hits: float | None) 
 
     on_way = "the instance" if way == "direct" else "the instance and Envoy together"
     figures = [
-        figure("max", "closed-loop maximum", "/s", lambda one: one.rate, f"{CALLERS} callers, {waiting(own.most)}", *from_memory),
+        figure("max", "closed-loop maximum", "/s", lambda one: one.rate, f"{CALLERS} callers, {waiting(own.most)}", *from_memory, *again),
         *(figure(what, f"{what} at {SHARE:.0%} of the maximum", "ms", of, pace) for what, of in PERCENTILES.items()),
         figure("core", f"answers by a second of one core, {on_way}", "/CPU s", lambda one: 1e6 / one.cost()),
     ]
