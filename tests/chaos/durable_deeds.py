@@ -41,14 +41,16 @@ class Deed(ABC):
         """Return what is broken, now that it was answered with `result`."""
 
     async def left(self) -> tuple[int, int, int]:
-        """Return how many effects, audit rows and results there are."""
-        audits = "SELECT count(*) FROM suite.audit_event WHERE request_id = $1 AND type = $2"
-        results = f"SELECT count(*) FROM {self.service}.request WHERE request_id = $1 AND result IS NOT NULL"
-        return (
-            await self.suite.ask(self.effect, self.key),
-            await self.suite.ask(audits, self.trace, self.event),
-            await self.suite.ask(results, self.request_id),
-        )
+        """Return how many effects, audit rows and results there are, at one instant."""
+        counts = f"""
+            SELECT ARRAY[
+                ({self.effect}),
+                (SELECT count(*) FROM suite.audit_event WHERE request_id = $2 AND type = $3),
+                (SELECT count(*) FROM {self.service}.request WHERE request_id = $4 AND result IS NOT NULL)
+            ]
+        """
+        effects, audits, results = await self.suite.ask(counts, self.key, self.trace, self.event, self.request_id)
+        return effects, audits, results
 
     async def _ask(self, at: Instance, stub: Any, method: str, request: Any, metadata: Metadata) -> Any:
         return await at.ask(stub, method, request, (*metadata, ("x-request-id", self.trace)), timeout=6)

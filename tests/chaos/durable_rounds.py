@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.chaos.durable_deeds import Deed
@@ -54,7 +55,7 @@ async def kill_instances(cases: Sequence[Case], *, without: tuple[str, ...] = ()
     armed = await asyncio.gather(*(suite.start(case.deed.service, without=without) for case in cases))
     await asyncio.gather(*(case.deed.prepare() for case in cases))
     await asyncio.gather(*(one.arm(case.point) for one, case in zip(armed, cases, strict=True)))
-    firsts = await asyncio.gather(*(_fatally(case.deed, one) for one, case in zip(armed, cases, strict=True)))
+    firsts = await asyncio.gather(*(fatally(partial(case.deed.do, one), one) for one, case in zip(armed, cases, strict=True)))
     tally = Tally()
     for one, case in zip(armed, cases, strict=True):
         if not one.ended.done() or one.ended.result() != KILLED:
@@ -91,10 +92,10 @@ async def kill_backends(cases: Sequence[Case], *, without: tuple[str, ...] = ())
     return tally
 
 
-async def _fatally(deed: Deed, one: Instance) -> Any:
+async def fatally(doing: Callable[[], Awaitable[Any]], one: Instance) -> Any:
     """Ask an instance until it has died of it, and return what it said last. A busy one may refuse a call before it comes to the point."""
     for _ in range(TRIES):
-        said = await outcome(deed.do(one))
+        said = await outcome(doing())
         await asyncio.wait({one.ended}, timeout=3)
         if one.ended.done() or not isinstance(said, AGAIN):
             break
