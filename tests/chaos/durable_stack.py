@@ -6,9 +6,12 @@ internal listener does and knows only the standing instances.
 """
 
 import asyncio
+import contextlib
 import os
+import random
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -100,6 +103,21 @@ class Postgres:
         await copy.execute("UPDATE suite.deployment SET id = gen_random_uuid()")  # in Redis, deployments are told apart by it
         await copy.close()
         return self.url(name)
+
+
+class Ports:
+    """Loopback ports, each given once, below those that the system gives to connections: one of those could be taken before it is listened on."""
+
+    def __init__(self) -> None:
+        self._numbers = count(random.randrange(10_000, 28_000))
+
+    def take(self) -> int:
+        """Return a port that nobody listens on."""
+        for number in self._numbers:
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", number))
+                return number
+        raise AssertionError
 
 
 @dataclass(eq=False)
@@ -221,6 +239,7 @@ class Suite:
     zygote: Zygote
     switch: Switch
     internal: str
+    ports: Ports
     sql: Any = None
     standing: list[Instance] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: count(1))
@@ -237,19 +256,19 @@ class Suite:
     async def start(self, service: str, environment: Mapping[str, str] | None = None, *, without: tuple[str, ...] = ()) -> Instance:
         """Start one more instance, with an environment of its own beyond the usual, and return it once it serves."""
         name = f"{service}-{next(self._numbers)}-{secrets.token_hex(2)}"
-        address, log, control = f"127.0.0.1:{free_port()}", self.home / f"{name}.log", str(self.home / f"{name}.sock")
+        address, log, control = f"127.0.0.1:{self.ports.take()}", self.home / f"{name}.log", str(self.home / f"{name}.sock")
         order = Order(service, {**self._environment(service, name, address), **(environment or {})}, str(log), control, without)
         pid, ended = await self.zygote.start(order)
         host, _, port = address.rpartition(":")
         healthy: asyncio.Future[Any] = asyncio.create_task(until_healthy(grpc_serving(host, int(port))))
         await asyncio.wait({healthy, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
-        assert healthy.done(), log.read_text()
+        assert healthy.done() and not ended.done(), log.read_text()
         return Instance(service, address, control, log, pid, ended, grpc.aio.insecure_channel(address, CHANNEL))
 
     async def end_of(self, service: str, point: str, environment: Mapping[str, str]) -> int:
         """Start an instance that dies at `point`, as the variable says that names it; return its exit code."""
         name = f"{service}-{next(self._numbers)}-{secrets.token_hex(2)}"
-        own = {**self._environment(service, name, f"127.0.0.1:{free_port()}"), **environment, crashpoint.VARIABLE: point}
+        own = {**self._environment(service, name, f"127.0.0.1:{self.ports.take()}"), **environment, crashpoint.VARIABLE: point}
         _, ended = await self.zygote.start(Order(service, own, str(self.home / f"{name}.log"), str(self.home / f"{name}.sock")))
         return await asyncio.wait_for(ended, PATIENCE)
 
@@ -308,6 +327,7 @@ class House:
     valkey: Valkey
     keys: Keys
     zygote: Zygote
+    ports: Ports = field(default_factory=Ports)
 
     @asynccontextmanager
     async def suite(self, *, standing: Sequence[str] = STANDING, without: tuple[str, ...] = ()) -> AsyncIterator[Suite]:
@@ -317,7 +337,7 @@ class House:
         internal = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         url = await self.postgres.new_database()
-        suite = Suite(self.home, url, self.valkey, self.postgres, self.keys, self.zygote, switch, internal)
+        suite = Suite(self.home, url, self.valkey, self.postgres, self.keys, self.zygote, switch, internal, self.ports)
         async with asyncpg.create_pool(url, min_size=0, max_size=8) as suite.sql:
             await suite.stand(standing, without=without)
             yield suite

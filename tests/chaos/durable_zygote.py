@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -116,6 +117,9 @@ def _become(order: Order) -> NoReturn:
         SABOTAGE[name]()
     try:
         asyncio.run(_run(order))
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(1)
 
