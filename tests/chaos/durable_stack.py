@@ -262,7 +262,8 @@ class Suite:
         host, _, port = address.rpartition(":")
         healthy: asyncio.Future[Any] = asyncio.create_task(until_healthy(grpc_serving(host, int(port))))
         await asyncio.wait({healthy, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
-        assert healthy.done() and not ended.done(), log.read_text()
+        assert healthy.done(), log.read_text()
+        assert not ended.done(), log.read_text()
         return Instance(service, address, control, log, pid, ended, grpc.aio.insecure_channel(address, CHANNEL))
 
     async def end_of(self, service: str, point: str, environment: Mapping[str, str]) -> int:
