@@ -20,6 +20,7 @@ import uuid_utils.compat as uuid_utils
 
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call, Once
+from services.chassis.crashpoint import crashpoint
 from services.chassis.metrics import Histogram
 from services.chassis.migrate import latest
 from services.chassis.sealing import Sealer, derive
@@ -321,23 +322,29 @@ class Database:
         Raises  IdempotencyConflict if the request_id was used for another request, FanoutPending
         """
         posted: list[Posted] = []
+        crashpoint("change.before_begin")
         try:
             async with self.transaction() as connection:
                 change = Change(connection, call)
                 kept = None if call.once is None else await self._claim(connection, call, call.once)
                 if kept is None:
                     outcome = await effect(change)
+                    crashpoint("change.after_effect")
                     await record(connection, self._schema, call, change.events)
+                    crashpoint("change.after_audit")
                     if call.once is not None:
                         await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
                     posted = [Posted(await connection.fetchval(_POST, *notice), *notice) for notice in change.notices]
+                    crashpoint("change.before_commit")
         except NotFound:
             await self.settle(call)  # that it is gone is an answer too
             raise
+        crashpoint("change.after_commit")
         if posted:
             await self._spread(posted, call)
         if kept is not None or change.is_settling:
             await self.settle(call)
+        crashpoint("change.after_fanout")
         return outcome if kept is None else msgspec.json.decode(kept, type=result)
 
     async def _spread(self, posted: Sequence[Posted], call: Call) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from services.chassis.audit import AuditEvent
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import Change, Row, bump
 from services.chassis.tenancy import TenantId
 from services.rbac.holdings import Holdings, in_snapshot
@@ -56,6 +57,7 @@ class PolicyTransaction:
                 self._change.settle()  # what it should have taken away was gone, perhaps by a change that is still on its way to others
             return int((await self._connection.fetchrow(FIND_STATE, self._tenant_id))["revision"])
         revision = await bump(self._connection, self._tenant_id)
+        crashpoint("policy.after_bump")
         await self._connection.execute(self._STAMP, self._tenant_id, revision)
         await self._connection.execute(self._RECORD, self._tenant_id, revision, self.policy, self._affected_texts())
         self._change.tell(encode(self._tenant_id, revision, self.policy, self.touched), takes_away=self._takes_away)
