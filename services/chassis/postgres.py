@@ -23,6 +23,7 @@ from services.chassis.call import Call, Once
 from services.chassis.crashpoint import crashpoint
 from services.chassis.metrics import Histogram
 from services.chassis.migrate import latest
+from services.chassis.pulse import Pulse
 from services.chassis.sealing import Sealer, derive
 from services.chassis.settings import ChassisSettings
 from services.chassis.tenancy import TenantId
@@ -35,6 +36,7 @@ Connection = Any  # asyncpg.pool.PoolConnectionProxy: its methods are a Connecti
 CONNECT_TIMEOUT = 2.0  # seconds
 ACQUIRE_TIMEOUT = 1.0  # seconds; beyond it the caller is better served by a quick refusal
 STATEMENT_TIMEOUT = 5.0  # seconds
+LATE = 0.1  # seconds by which this process is late when it, and not Postgres, has no time
 BACK = 0.05  # seconds of a deadline kept for the answer's way back
 RESERVED_CONNECTIONS = 10  # left for operators and backups
 RECYCLE_AFTER = 3600.0  # seconds an idle connection lives
@@ -134,6 +136,7 @@ class Database:
         self._sealer = sealer
         self._changes = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
         self._spreader: Spreader | None = None
+        self._pulse = Pulse(self._is_silent)
         self._releasing: set[asyncio.Task[None]] = set()
         self.use = Use()
 
@@ -274,6 +277,20 @@ class Database:
         except asyncpg.TooManyConnectionsError:
             raise ResourceExhausted("no database connection is free; try again") from None
 
+    async def _is_silent(self, seconds: float) -> bool:
+        """Return whether Postgres leaves the simplest question unanswered for so long. Not if no connection is free, or if it is we who are late."""
+        is_asked, until = False, time.monotonic() + seconds
+        try:
+            async with asyncio.timeout(seconds), self.connection() as connection:
+                is_asked = True
+                await connection.fetchval("SELECT 1")
+        except (TimeoutError, DependencyUnavailable):
+            is_late = time.monotonic() - until > LATE
+            return not is_late and (is_asked or isinstance(self._exhausted(), DependencyUnavailable))
+        except ResourceExhausted:
+            return False
+        return False
+
     def _exhausted(self) -> Exception:
         """A full pool is the callers' doing; an empty one that cannot connect is Postgres's."""
         if self._pool.get_size() - self._pool.get_idle_size() >= self._pool.get_max_size():
@@ -301,7 +318,7 @@ class Database:
         except TimeoutError:
             raise ResourceExhausted("too many changes at once; try again") from None
         try:
-            async with self.connection() as connection, contextlib.AsyncExitStack() as work:
+            async with self._pulse.felt(), self.connection() as connection, contextlib.AsyncExitStack() as work:
                 await work.enter_async_context(connection.transaction())
                 try:
                     yield connection

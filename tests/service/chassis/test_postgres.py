@@ -249,6 +249,29 @@ async def test_who_gives_up_does_not_wait_for_a_postgres_that_hangs(configure: C
         await eventually(is_whole)
 
 
+async def test_a_change_does_not_wait_for_a_postgres_that_hangs(configure: Configure, database_url: str) -> None:
+    """Whatever its deadline: it hears of it within about a second."""
+    async with proxied(database_url) as proxy, Database.open(configure(DATABASE_URL=through(proxy.port, database_url)), "token") as opened:
+
+        async def effect(change: Change) -> None:
+            proxy.freeze()
+            await change.connection.execute("SELECT 1")
+
+        began = time.monotonic()
+        with pytest.raises(DependencyUnavailable):
+            await opened.change(Call("/test/Do"), type(None), effect)
+        assert time.monotonic() - began < 2.5
+
+
+async def test_a_change_that_takes_long_is_no_postgres_that_hangs(database: Database) -> None:
+    """An import may take seconds, while others are answered."""
+
+    async def effect(change: Change) -> None:
+        await change.connection.execute("SELECT pg_sleep(1.5)")
+
+    await database.change(Call("/test/Do"), type(None), effect)
+
+
 async def test_changes_that_wait_for_a_lock_leave_half_the_pool_to_the_reads(stores: Stores, configure: Configure) -> None:
     """One lock that somebody holds too long must not stop VerifyToken and CheckPermission. Further changes hear so within the second."""
     url = await stores.new_database()
