@@ -47,6 +47,8 @@ UNREACHABLE = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
+# What a call meets whose session ended just then; the last when the farewell came in the middle of the next statement.
+LOST = (*UNREACHABLE, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 new_id = uuid_utils.uuid7
 
@@ -249,7 +251,7 @@ class Database:
             raise
         except asyncpg.DataError:
             raise  # an argument that does not fit its column: our defect, although asyncpg counts it among its interface's errors
-        except (asyncpg.InterfaceError, *UNREACHABLE) as error:
+        except LOST as error:
             raise DependencyUnavailable from error
         except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientResourcesError) as error:
             raise DependencyUnavailable("the database takes no changes now; try again") from error
@@ -272,7 +274,7 @@ class Database:
             return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT)
         except TimeoutError:
             raise self._exhausted() from None
-        except UNREACHABLE as error:
+        except LOST as error:
             raise DependencyUnavailable from error
         except asyncpg.TooManyConnectionsError:
             raise ResourceExhausted("no database connection is free; try again") from None
@@ -305,7 +307,7 @@ class Database:
     async def _release(self, connection: Connection) -> None:
         try:
             await self._pool.release(connection, timeout=1.0)
-        except (TimeoutError, asyncpg.InterfaceError, *UNREACHABLE):
+        except (TimeoutError, *LOST):
             with contextlib.suppress(asyncpg.InterfaceError):  # the pool has let go of it already
                 connection.terminate()
 
