@@ -18,7 +18,7 @@ from bench.flood_figures import SERVED, SHARE, Flooded, Verifying, figures_of
 from bench.lanes import Lane, instance
 from bench.load import write_requests
 from bench.login import hashing, rate, raw_hashes
-from bench.machine import keep_on, resident_bytes
+from bench.machine import cpu_nanoseconds, keep_on, resident_bytes
 from bench.people import people
 from bench.questions import verify_requests
 from bench.slices import WARM_UP_SECONDS
@@ -52,15 +52,15 @@ async def flood(bench: Bench) -> list[Figure]:
     lengths = {"apart": 4.0, "shared": 4.0} if bench.extent.quick else {"apart": 30.0, "shared": 20.0}
     async with hashing(bench) as worker, _scene(bench, suite) as scene:
         suite.arrange("identity")
-        ceiling = rate(await raw_hashes(worker, 4 if bench.extent.quick else 12))
+        raw = await raw_hashes(worker, 4 if bench.extent.quick else 12)
         arrangements: dict[str, Callable[[], None]] = {"apart": lambda: suite.arrange("identity"), "shared": lambda: _share(scene)}
         for name, arrange in arrangements.items():
             arrange()
             idle = await _idle(scene)
-            flooded = await _flooded(scene, ceiling * TIMES, median(idle.rates), lengths[name])
+            flooded = await _flooded(scene, rate(raw) * TIMES, median(idle.rates), lengths[name])
             verified = f"{median(flooded.verifying.rates):.0f} of {median(idle.rates):.0f} verifications/s"
             bench.say(f"{name}: {verified}; {flooded.served / flooded.seconds:.2f} logins/s")
-            figures += figures_of(name, ceiling, idle, flooded)
+            figures += figures_of(name, raw, idle, flooded)
     return figures
 
 
@@ -111,7 +111,7 @@ async def _idle(scene: Scene) -> Verifying:
 async def _flooded(scene: Scene, asked: float, most: float, seconds: float) -> Flooded:
     """Flood, and verify meanwhile: as fast as possible in the first half, at a share of the idle maximum in the second."""
     pid, verifying, before = scene.suite.one("identity").pid or 0, Verifying([], []), await _counts(scene)
-    resident, began = [resident_bytes(pid)], time.monotonic()
+    resident, cpu, began = [resident_bytes(pid)], cpu_nanoseconds(pid), time.monotonic()
     job = scene.logins.job(rate=asked, seconds=seconds, seed=1, split=seconds / 2) | {"limit": PATIENCE}
     storm, at_end = asyncio.ensure_future(scene.logins.worker.ask(**job)), asyncio.ensure_future(_counts(scene, at=began + seconds))
     last = _slice(scene) * 1.2  # what begins later than that would not end within its half
@@ -123,13 +123,14 @@ async def _flooded(scene: Scene, asked: float, most: float, seconds: float) -> F
         while time.monotonic() < began + seconds - last:
             await _paced(scene, verifying, most)
             resident.append(resident_bytes(pid))
-        after, lasted, told = await at_end, time.monotonic() - began, await storm
+        after, lasted, spent = await at_end, time.monotonic() - began, (cpu_nanoseconds(pid) - cpu) / 1e9
+        told = await storm
     finally:
         storm.cancel()
         at_end.cancel()
     resident.append(resident_bytes(pid))
     served, hashed = (now - earlier for now, earlier in zip(after, before, strict=True))
-    return Flooded(told["told"], told["later"], asked, lasted, served, hashed, resident, verifying)
+    return Flooded(told["told"], told["later"], asked, lasted, served, hashed, spent, resident, verifying)
 
 
 async def _counts(scene: Scene, *, at: float = 0.0) -> tuple[float, float]:

@@ -6,9 +6,9 @@ from statistics import median
 
 from bench.figures import Beside, Figure, Target, at_least, at_most
 from bench.lanes import Timed
-from bench.login import COST
+from bench.login import COST, rate
 from bench.machine import MIB
-from bench.slices import Spread
+from bench.slices import Sample, Spread
 from bench.workers import Answer
 
 SHARE = 0.5  # of the idle maximum: the rate at which verifications are timed
@@ -36,7 +36,7 @@ class Verifying:
 
 @dataclass(frozen=True, slots=True)
 class Flooded:
-    """What became of the logins, by outcome, in each half. `served` and `hashed` are identity's own counts in the time that the flood lasted."""
+    """What became of the logins, by outcome, in each half. `served`, `hashed` and `cpu` (seconds) are identity's own, in the time that it lasted."""
 
     first: dict[str, Answer]
     second: dict[str, Answer]
@@ -44,6 +44,7 @@ class Flooded:
     seconds: float
     served: float
     hashed: float
+    cpu: float
     resident: list[int]
     verifying: Verifying
 
@@ -57,10 +58,10 @@ class Flooded:
         return {outcome: self.count(outcome) for outcome in sorted({*self.first, *self.second} - {SERVED, REFUSED})}
 
 
-def figures_of(name: str, ceiling: float, idle: Verifying, flooded: Flooded) -> list[Figure]:
-    """Return the figures of one arrangement; `ceiling` is how many a second bcrypt alone compares."""
+def figures_of(name: str, raw: Sample, idle: Verifying, flooded: Flooded) -> list[Figure]:
+    """Return the figures of one arrangement; `raw` is bcrypt alone."""
     under = f"under {flooded.asked:.0f} logins/s for {flooded.seconds:.0f} s, {PLACES[name]}"
-    figures = [*_verified(idle, flooded.verifying), *_logged_in(flooded, ceiling, is_apart=name == "apart")]
+    figures = [*_verified(idle, flooded.verifying), *_logged_in(flooded, raw, is_apart=name == "apart")]
     return [replace(figure, name=f"flood.{name}.{figure.name}", title=f"{figure.title}, {under}") for figure in figures]
 
 
@@ -78,18 +79,20 @@ def _time(percentile: str, title: str, idle: Verifying, now: Verifying, target: 
     return Figure(f"verify.{percentile}", f"{title}, {percentile}", "ms", Spread.of(times), _over("idle", times, idle.times(percentile)), target)
 
 
-def _logged_in(flooded: Flooded, ceiling: float, *, is_apart: bool) -> list[Figure]:
+def _logged_in(flooded: Flooded, raw: Sample, *, is_apart: bool) -> list[Figure]:
     """Where the load takes all cores, what is left for hashes is nobody's promise."""
     served, (saturated, refused) = flooded.served / flooded.seconds, (half.get(REFUSED, NONE) for half in (flooded.first, flooded.second))
     sessions = f"{flooded.count(SERVED)} got a session in all, {flooded.hashed:.0f} were hashed meanwhile"
     refusals = (f"{flooded.count(REFUSED)} in all, {_times(refused)}", f"while verifications were asked as fast as possible: {_times(saturated)}")
     grown = (max(flooded.resident) - flooded.resident[0]) / MIB
     enough, none = (at_least(0.9, of_ratio=True), at_most(0)) if is_apart else (None, None)
-    bcrypt = _over(f"bcrypt alone at cost {COST}", [served], [ceiling])
+    bcrypt = _over(f"bcrypt alone at cost {COST}", [served], [rate(raw)])
+    besides = 100 * (flooded.cpu - flooded.hashed * raw.cost / 1e6) / flooded.seconds
     return [
         Figure("served", "Logins that got a session", "/s", Spread.of([served]), bcrypt, enough, (sessions,)),
         Figure("refused.p99", "Refusals with reason and RetryInfo, p99", "ms", Spread.of([refused["p99"] / 1000]), None, at_most(20), refusals),
         Figure("others", "Logins that ended otherwise", "calls", Spread.of([sum(flooded.others.values())]), None, none, _listed(flooded.others)),
+        Figure("besides", "What identity did beside hashing", "% of a core", Spread.of([besides])),
         Figure("memory", "What identity's resident set grew by", "MiB", Spread.of([grown]), None, at_most(8)),
     ]
 

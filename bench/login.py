@@ -19,9 +19,9 @@ CALLERS = 4  # so that the hash thread is never without work
 
 
 async def login(bench: Bench) -> list[Figure]:
-    """Measure successful logins through Envoy; identity has a core to itself, and one hash thread on it."""
+    """Measure successful logins through Envoy. The one hash thread finds a core for itself, because the rest has little to do."""
     suite = await bench.suites.get()
-    suite.arrange("identity")
+    suite.share()
     rounds, logins = (1, 8) if bench.extent.quick else (3, 20)
     async with _login_lane(bench, suite) as lane, hashing(bench) as worker:
         raw, made = list[Sample](), list[Timed]()

@@ -43,8 +43,8 @@ METHOD = """\
   the instance's: `max` says what the machine answered, `core` what a core of the instance (and of Envoy) would answer.
 * **Through Envoy** is the internal listener (gRPC) or the edge listener (REST, transcoded), as `scripts/up` sets them up. The echo stands behind an
   Envoy of its own with the same configuration.
-* **Logins** are those of `scripts/up`'s stack through Envoy; identity and its one hash thread have a core to themselves. Their ceiling is bcrypt at
-  the same cost on the same core, by the clock on the wall.
+* **Logins** are those of `scripts/up`'s stack through Envoy, on all cores. Identity has one hash thread here; their ceiling is bcrypt at the same
+  cost alone on one core, by the clock on the wall.
 * **Scaling**: all instances of token and Envoy share one core, since there is no other, so throughput cannot grow here. What can be promised and
   measured is that a call costs all instances together no more CPU than it costs one; `ideal` is what they would answer with a core each.
 * **The flood** asks for ten times the logins that can be hashed, in an open loop, each with a deadline of four seconds, while tokens are verified:
