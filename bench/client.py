@@ -7,7 +7,7 @@ from uuid import uuid4
 import grpc
 
 from bench.counters import answered
-from bench.deciding import deciders
+from bench.deciding import MEMORY, deciders
 from bench.figures import Bench, Figure, at_least, beside, circumstances
 from bench.machine import cpu_nanoseconds
 from bench.slices import WARM_UP_SECONDS, Sample, Side, Spread, interleaved
@@ -67,7 +67,7 @@ async def _samples(bench: Bench) -> tuple[dict[str, list[Sample]], dict[str, lis
     stack, servers, carried, user = bench.stack, dict[str, list[Sample]](), dict[str, list[float]](), str(uuid4())
     access = stack.signer.client_token("permissions.check")
     async with AsyncExitStack() as running:
-        [rbac] = await running.enter_async_context(deciders(stack, await stack.new_database(), core=stack.cores.measured))
+        [rbac] = await running.enter_async_context(deciders(stack, await stack.new_database(), MEMORY, core=stack.cores.measured))
         await _bind(stack, rbac, user)
         asking = await running.enter_async_context(stack.worker("bench.asking", rbac.address, access, user))
 

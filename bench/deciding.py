@@ -16,17 +16,18 @@ from bench.workers import Worker
 from services.chassis.tenancy import DEFAULT_TENANT
 from watchword.rbac.v1 import permission_pb2
 
-SMALL_MEMORY = "1"  # MiB, of POLICY_MEMORY: of a hundred subjects in turn, each is forgotten before it comes again
+MEMORY = "64"  # MiB, of POLICY_MEMORY: the default
+SMALL_MEMORY = "1"  # of a hundred subjects in turn, each is forgotten before it comes again
 COLD_AT_ONCE = 4
 REDIS = 9  # of all groups of rbac: their databases are of different deployments, which do not meet there
 
 
 @asynccontextmanager
-async def deciders(stack: Stack, database: str, *, count: int = 1, core: int | None = None, **settings: str) -> AsyncIterator[list[Instance]]:
-    """Run instances of rbac while inside, and beside them one of token."""
+async def deciders(stack: Stack, database: str, *memories: str, core: int | None = None) -> AsyncIterator[list[Instance]]:
+    """Run an instance of rbac for each of `memories`, its POLICY_MEMORY, while inside, and beside them one of token."""
     async with AsyncExitStack() as running:
         token = await running.enter_async_context(stack.token(database, redis=REDIS, core=stack.cores.others))
-        yield [await running.enter_async_context(stack.rbac(database, token, redis=REDIS, core=core, **settings)) for _ in range(count)]
+        yield [await running.enter_async_context(stack.rbac(database, token, redis=REDIS, core=core, POLICY_MEMORY=memory)) for memory in memories]
 
 
 def client_of(stack: Stack) -> Callable[[], str]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
-from bench.deciding import SMALL_MEMORY, asking, asking_the_forgetful, deciders
+from bench.deciding import MEMORY, SMALL_MEMORY, asking, asking_the_forgetful, deciders
 from bench.figures import Bench, Figure, Target, at_most, beside, circumstances
 from bench.machine import MIB, resident_bytes
 from bench.policies import Shape
@@ -13,9 +13,8 @@ from bench.slices import Load, Sample, Side, Spread, interleaved
 from bench.workers import Worker
 
 SUBJECTS = 100  # of each policy: as many as the smaller one has
-MEMORY = "64"  # MiB: the default
 TOUCHED = 10_000  # subjects: three times as many as that is for
-AT_ONCE, BATCH = 4, 1_000
+AT_ONCE, BATCH = 4, 100
 PAGE = 100
 
 
@@ -44,7 +43,7 @@ async def lookup(bench: Bench) -> list[Figure]:
         sides: dict[str, Side] = {}
         for size in sizes:
             shape = Shape(size)
-            [instance] = await running.enter_async_context(deciders(bench.stack, await seeded(bench, size), core=bench.stack.cores.measured))
+            [instance] = await running.enter_async_context(deciders(bench.stack, await seeded(bench, size), MEMORY, core=bench.stack.cores.measured))
             questions = [shape.lookup(user, PAGE) for user in _spread(shape, SUBJECTS)]
             load = asking(bench, worker, instance, "LookupResources", f"lookup.{size}", questions)
             sides[f"lookup.{size}"] = replace(load, expected=f"{PAGE} ALLOW, and more", cold=None, concurrency=AT_ONCE)
@@ -69,7 +68,7 @@ def _beside_the_smaller(samples: dict[str, list[Sample]], name: str, title: str,
 async def _checking(bench: Bench, worker: Worker, size: int) -> AsyncIterator[tuple[Load, Load]]:
     """Run two instances on a policy while inside; yields a load that is answered from memory, and one that never is."""
     stack, shape, core, database = bench.stack, Shape(size), bench.stack.cores.measured, await seeded(bench, size)
-    async with deciders(stack, database, core=core) as [large], deciders(stack, database, core=core, POLICY_MEMORY=SMALL_MEMORY) as [small]:
+    async with deciders(stack, database, MEMORY, SMALL_MEMORY, core=core) as (large, small):
         questions = [shape.question(user) for user in _spread(shape, SUBJECTS)]
         warm = asking(bench, worker, large, "CheckPermission", f"growth.{size}", questions)
         await replace(warm, cold=None, per_slice=SUBJECTS)(-1)  # from now on memory knows
@@ -102,7 +101,7 @@ async def _bounded(bench: Bench, worker: Worker, size: int) -> list[Figure]:
 
 async def _asked_about_many(bench: Bench, worker: Worker, size: int, memory: str) -> int:
     stack, shape = bench.stack, Shape(size)
-    async with deciders(stack, await seeded(bench, size), core=stack.cores.measured, POLICY_MEMORY=memory) as [instance]:
+    async with deciders(stack, await seeded(bench, size), memory, core=stack.cores.measured) as [instance]:
         batches = [shape.batch(range(first, first + BATCH)) for first in range(0, _touched(size), BATCH)]
         load = asking(bench, worker, instance, "BatchCheckPermissions", f"bounded.{size}", batches)
         await replace(load, units=BATCH, cold=None, concurrency=1, per_slice=len(batches))(-1)

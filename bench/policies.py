@@ -103,17 +103,20 @@ class Shape:
         for bindings in _parts(self._bindings()):
             yield Chunk(bindings=bindings)
 
-    def question(self, user: int) -> permission_pb2.CheckPermissionRequest:
-        """Return what `user` may do, but only by the outermost of five groups, by a role's parent, and two resources above the one asked about."""
+    def question(self, user: int, turn: int = 0) -> permission_pb2.CheckPermissionRequest:
+        """Return what `user` may do, but only by the outermost of five groups, by a role's parent, and two resources above the one asked about.
+
+        turn  another document of the same folder for each, below PER_FOLDER
+        """
         chain = user // PER_CHAIN
         folder = self._project(chain) * FOLDERS_PER_PROJECT
         return permission_pb2.CheckPermissionRequest(
-            subject=_user(user), permission=f"d{self._department(chain)}-1.write", resource=f"doc/{folder * PER_FOLDER + user % PER_FOLDER}"
+            subject=_user(user), permission=f"d{self._department(chain)}-1.write", resource=f"doc/{folder * PER_FOLDER + (user + turn) % PER_FOLDER}"
         )
 
-    def batch(self, users: Iterable[int]) -> permission_pb2.BatchCheckPermissionsRequest:
+    def batch(self, users: Iterable[int], turn: int = 0) -> permission_pb2.BatchCheckPermissionsRequest:
         """Return the questions of `users`."""
-        return permission_pb2.BatchCheckPermissionsRequest(requests=map(self.question, users))
+        return permission_pb2.BatchCheckPermissionsRequest(requests=[self.question(user, turn) for user in users])
 
     def lookup(self, user: int, page_size: int) -> permission_pb2.LookupResourcesRequest:
         """Return the question which documents `user` may read: those of one folder, of which there are PER_FOLDER."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import asyncpg
 import grpc
 
-from bench.deciding import asking, deciders
+from bench.deciding import MEMORY, asking, deciders
 from bench.figures import Bench, Beside, Figure, Target, at, at_most
 from bench.policies import STAFF, Shape
 from bench.seeding import administrator, seeded
@@ -18,7 +18,7 @@ from bench.stack import Instance, Stack
 from services.chassis.tenancy import DEFAULT_TENANT
 from watchword.rbac.v1 import rbac_pb2, rbac_pb2_grpc
 
-RATE = 300  # checks a second
+RATE = 300  # checks a second: a tenth of what a core can do
 WATCHED = 1_000  # holders of the role who are asked about in turn
 EVERY = 0.25  # seconds between changes
 AT_MOST = 100.0  # milliseconds
@@ -29,7 +29,7 @@ async def role_change(bench: Bench) -> list[Figure]:
     stack, shape = bench.stack, Shape(bench.extent.policies[-1])
     questions = [shape.question(user) for user in range(shape.askable) if shape.is_staff(user)][:WATCHED]
     async with AsyncExitStack() as running:
-        [instance] = await running.enter_async_context(deciders(stack, await seeded(bench, shape.bindings), core=stack.cores.measured))
+        [instance] = await running.enter_async_context(deciders(stack, await seeded(bench, shape.bindings), MEMORY, core=stack.cores.measured))
         worker = await running.enter_async_context(stack.worker("bench.load"))
         load = asking(bench, worker, instance, "CheckPermission", "role-change", questions)
         await replace(load, cold=None, per_slice=len(questions))(-1)  # from now on memory knows

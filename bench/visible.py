@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import asyncpg
 import grpc
 
-from bench.deciding import client_of, deciders
+from bench.deciding import MEMORY, client_of, deciders
 from bench.figures import Bench, Figure, at, at_most, percentiles
 from bench.policies import READER, READS, user_id
 from bench.seeding import administrator, seeded
@@ -41,7 +41,7 @@ async def visible(bench: Bench) -> list[Figure]:
     count, database, record = bench.extent.revocations, await seeded(bench, MODEST), Record()
     transaction = await _transactions(database, count)
     async with AsyncExitStack() as running:
-        instances = await running.enter_async_context(deciders(bench.stack, database, count=INSTANCES))
+        instances = await running.enter_async_context(deciders(bench.stack, database, *[MEMORY] * INSTANCES))
         channels = [await running.enter_async_context(grpc.aio.insecure_channel(instance.address)) for instance in instances]
         rounds = Rounds(channels, administrator(bench.stack), (("authorization", client_of(bench.stack)()),), record)
         next_at = time.monotonic()

@@ -117,6 +117,9 @@ class Questions:
         for batch in self._batches:
             assert batch.task is not None
             batch.task.cancel()
+            for asked in batch.asked:  # a task that has not begun yet ends without a word
+                asked.settle(_Failed(Unavailable()))
+        self._batches.clear()
 
     def _send(self) -> None:
         gathered, self._gathered = self._gathered, {}

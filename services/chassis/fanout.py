@@ -16,6 +16,7 @@ from datetime import timedelta
 import structlog
 
 from services.chassis.coherence import LEASE, REGISTERED_FOR, Coherence, Replica, end, now
+from services.chassis.crashpoint import crashpoint
 from services.chassis.lease_log import LeaseLog, Standing
 from services.chassis.outbox import Outbox
 from services.chassis.postgres import Posted
@@ -131,6 +132,7 @@ class Fanout:
             standing = await self._log.standing()
         else:
             standing = await self._log.publish([posted.payload for one in fresh for posted in one.posted])
+            crashpoint("fanout.after_publish")
             for one in fresh:
                 one.epoch, one.seq = standing.epoch, standing.seq
         sightings.see(standing)
@@ -180,6 +182,7 @@ class Fanout:
             await asyncio.sleep(LONGEST)
             self._leftovers.clear()
             ids, self._delivered = self._delivered, []
+            crashpoint("fanout.before_delete")
             with contextlib.suppress(WatchwordError):  # the relay finds what is left
                 await self._outbox.delete(ids)
 
@@ -192,6 +195,7 @@ class Fanout:
                 posted = [one for one in await self._outbox.list(older_than=RELAY_AFTER) if one.id not in own]
                 if posted:
                     log.info("relaying", changes=len(posted))
+                    crashpoint("relay.before_passing_on")
                     for one in posted:
                         self._replica.apply(one.payload)
                     self._enqueue(posted)

@@ -20,8 +20,10 @@ import uuid_utils.compat as uuid_utils
 
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call, Once
+from services.chassis.crashpoint import crashpoint
 from services.chassis.metrics import Histogram
 from services.chassis.migrate import latest
+from services.chassis.pulse import Pulse
 from services.chassis.sealing import Sealer, derive
 from services.chassis.settings import ChassisSettings
 from services.chassis.tenancy import TenantId
@@ -34,6 +36,7 @@ Connection = Any  # asyncpg.pool.PoolConnectionProxy: its methods are a Connecti
 CONNECT_TIMEOUT = 2.0  # seconds
 ACQUIRE_TIMEOUT = 1.0  # seconds; beyond it the caller is better served by a quick refusal
 STATEMENT_TIMEOUT = 5.0  # seconds
+LATE = 0.1  # seconds by which this process is late when it, and not Postgres, has no time
 BACK = 0.05  # seconds of a deadline kept for the answer's way back
 RESERVED_CONNECTIONS = 10  # left for operators and backups
 RECYCLE_AFTER = 3600.0  # seconds an idle connection lives
@@ -44,6 +47,8 @@ UNREACHABLE = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
+# What a call meets whose session ended just then; the last when the farewell came in the middle of the next statement.
+LOST = (*UNREACHABLE, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 new_id = uuid_utils.uuid7
 
@@ -133,6 +138,7 @@ class Database:
         self._sealer = sealer
         self._changes = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
         self._spreader: Spreader | None = None
+        self._pulse = Pulse(self._is_silent)
         self._releasing: set[asyncio.Task[None]] = set()
         self.use = Use()
 
@@ -245,7 +251,7 @@ class Database:
             raise
         except asyncpg.DataError:
             raise  # an argument that does not fit its column: our defect, although asyncpg counts it among its interface's errors
-        except (asyncpg.InterfaceError, *UNREACHABLE) as error:
+        except LOST as error:
             raise DependencyUnavailable from error
         except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientResourcesError) as error:
             raise DependencyUnavailable("the database takes no changes now; try again") from error
@@ -268,10 +274,24 @@ class Database:
             return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT)
         except TimeoutError:
             raise self._exhausted() from None
-        except UNREACHABLE as error:
+        except LOST as error:
             raise DependencyUnavailable from error
         except asyncpg.TooManyConnectionsError:
             raise ResourceExhausted("no database connection is free; try again") from None
+
+    async def _is_silent(self, seconds: float) -> bool:
+        """Return whether Postgres leaves the simplest question unanswered for so long. Not if no connection is free, or if it is we who are late."""
+        is_asked, until = False, time.monotonic() + seconds
+        try:
+            async with asyncio.timeout(seconds), self.connection() as connection:
+                is_asked = True
+                await connection.fetchval("SELECT 1")
+        except (TimeoutError, DependencyUnavailable):
+            is_late = time.monotonic() - until > LATE
+            return not is_late and (is_asked or isinstance(self._exhausted(), DependencyUnavailable))
+        except ResourceExhausted:
+            return False
+        return False
 
     def _exhausted(self) -> Exception:
         """A full pool is the callers' doing; an empty one that cannot connect is Postgres's."""
@@ -287,7 +307,7 @@ class Database:
     async def _release(self, connection: Connection) -> None:
         try:
             await self._pool.release(connection, timeout=1.0)
-        except (TimeoutError, asyncpg.InterfaceError, *UNREACHABLE):
+        except (TimeoutError, *LOST):
             with contextlib.suppress(asyncpg.InterfaceError):  # the pool has let go of it already
                 connection.terminate()
 
@@ -300,7 +320,7 @@ class Database:
         except TimeoutError:
             raise ResourceExhausted("too many changes at once; try again") from None
         try:
-            async with self.connection() as connection, contextlib.AsyncExitStack() as work:
+            async with self._pulse.felt(), self.connection() as connection, contextlib.AsyncExitStack() as work:
                 await work.enter_async_context(connection.transaction())
                 try:
                     yield connection
@@ -321,23 +341,29 @@ class Database:
         Raises  IdempotencyConflict if the request_id was used for another request, FanoutPending
         """
         posted: list[Posted] = []
+        crashpoint("change.before_begin")
         try:
             async with self.transaction() as connection:
                 change = Change(connection, call)
                 kept = None if call.once is None else await self._claim(connection, call, call.once)
                 if kept is None:
                     outcome = await effect(change)
+                    crashpoint("change.after_effect")
                     await record(connection, self._schema, call, change.events)
+                    crashpoint("change.after_audit")
                     if call.once is not None:
                         await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
                     posted = [Posted(await connection.fetchval(_POST, *notice), *notice) for notice in change.notices]
+                    crashpoint("change.before_commit")
         except NotFound:
             await self.settle(call)  # that it is gone is an answer too
             raise
+        crashpoint("change.after_commit")
         if posted:
             await self._spread(posted, call)
         if kept is not None or change.is_settling:
             await self.settle(call)
+        crashpoint("change.after_fanout")
         return outcome if kept is None else msgspec.json.decode(kept, type=result)
 
     async def _spread(self, posted: Sequence[Posted], call: Call) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
 from services.chassis.clock import Clock
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import Change
 from services.chassis.tenancy import DEFAULT_TENANT
 from services.identity import names
@@ -76,6 +77,7 @@ class Logins:
         with self._prover.admitted(call) as place:  # first: who cannot be served costs nothing more
             claim = await self._claim(request)
             credential = await self._prover.prove(claim, request.password, place, call)
+        crashpoint("login.after_proof")
         await self._require_ready(credential, request, call)
         account = credential.account
         roles = await self._rbac.role_names(account.tenant_id, account.id, call)
@@ -83,6 +85,7 @@ class Logins:
             await self._replace_one_time(credential, request, call)
         renewed = None if credential.is_one_time else await self._prover.renewed(credential, request.password, call)
         tokens = await self._token.issue(session_grant(credential, roles, auth_time), call)
+        crashpoint("login.after_session")
         await self._note_success(credential, tokens.session_id, renewed, call)
         return LoggedIn(tokens, account)
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call, CallerKind
 from services.chassis.clock import Clock
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import Change
 from services.identity.accounts import Account, Credential
 from services.identity.grants import Tokens
@@ -123,6 +124,7 @@ class Sessions:
         async def effect(change: Change) -> Began:
             if not await self._accounts.replace_password(change, credential, password_hash, self._clock.now()):
                 raise InvalidCredentials  # it was replaced in between: what was proved is the password no more
+            crashpoint("password.after_replace")
             await self._accounts.delete_codes(change, credential.account.id)
             change.audit(AuditEvent("password_changed", "user", str(credential.account.id)))
             return Began(await self._task_store.insert(change, task))

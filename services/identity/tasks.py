@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 
 from services.chassis.call import Call
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import new_id
 from services.chassis.tenancy import TenantId
 from watchword.errors import FanoutPending, WatchwordError
@@ -120,6 +121,8 @@ class Tasks:
 
     async def _do(self, task: Task, call: Call | None) -> str:
         perform = self._bind if task.kind is TaskKind.BIND_ROLE else self._revoke
+        crashpoint("task.before_doing")
         token = await perform(task, call)
+        crashpoint("task.after_doing")
         await self._store.finish(task.id, token)
         return token

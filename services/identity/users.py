@@ -7,6 +7,7 @@ from uuid import UUID
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
 from services.chassis.clock import Clock
+from services.chassis.crashpoint import crashpoint
 from services.chassis.pages import Page, Pager
 from services.chassis.postgres import Change
 from services.identity import names
@@ -117,6 +118,7 @@ class Users:
             account = await self._accounts.insert(change, new)
             if account is None:
                 raise AlreadyExists("the e-mail address or user name is taken")
+            crashpoint("account.after_insert")
             if not password_hash:
                 await self._mail.insert(change, new.tenant_id, MailKind.INVITATION, new.email_key)
             elif not new.email_verified:

@@ -1,5 +1,6 @@
 """The RPCs of RoleBindingService: protobuf in, a change or a read of bindings, protobuf out."""
 
+from collections.abc import Iterable
 from datetime import UTC
 from uuid import UUID
 
@@ -25,6 +26,10 @@ class RoleBindingServicer:
         self._consistency = consistency
         self._pager = pager
 
+    async def learn(self, conditions: Iterable[str]) -> None:
+        """Make ready what many changes will ask for."""
+        await self._bindings.learn(conditions)
+
     def creating(self, request: rbac_pb2.CreateRoleBindingRequest, call: Call) -> PolicyEffect[RoleBinding]:
         """Return the change that is asked for. Raises InvalidRequest."""
         return self._bindings.creating(call, _order(request))
@@ -45,6 +50,7 @@ class RoleBindingServicer:
 
     async def BatchCreateRoleBindings(self, request: rbac_pb2.BatchCreateRoleBindingsRequest, call: Call) -> rbac_pb2.BatchCreateRoleBindingsResponse:
         tenant_id = call.caller.tenant_id
+        await self.learn(one.condition for one in request.requests)
         effect = self._bindings.creating_many(call, [_member(one, index) for index, one in enumerate(request.requests)])
         done = await self._policy.run(call, tenant_id, Written[list[RoleBinding]], effect, validate_only=request.validate_only)
         return rbac_pb2.BatchCreateRoleBindingsResponse(

@@ -1,6 +1,6 @@
 """Role bindings: who holds which role, where, until when. Nobody binds what he may not do himself; the last administrator stays."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -62,6 +62,10 @@ class Bindings:
         self._clock = clock
         self._conditions = conditions
         self._levels = levels
+
+    async def learn(self, conditions: Iterable[str]) -> None:
+        """Make ready what many new terms hold on, so that others' calls go on meanwhile."""
+        await self._conditions.learn(conditions)
 
     def creating(self, call: Call, order: Order) -> PolicyEffect[RoleBinding]:
         """Return the giving of a role; see `creating_many`."""

@@ -5,9 +5,10 @@ expression may take at worst is told when it is written, and again when it is fi
 all of its evaluations together.
 """
 
+import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
@@ -74,9 +75,15 @@ class Conditions:
         if kind not in ("BOOL", "DYN"):
             raise ValueError(f"must be of type bool, and is of type {kind.lower()}")
 
-    def is_ready(self, expression: str) -> bool:
-        """Whether the expression is compiled already, so that to check or evaluate it costs little."""
-        return expression in self._compiled
+    async def learn(self, expressions: Iterable[str]) -> None:
+        """Compile what is new of many, one in a turn of the event loop, so that `check` costs little. At one that cannot be a condition it stops."""
+        for expression in dict.fromkeys(expressions):
+            if expression and expression not in self._compiled:
+                try:
+                    self._ready(expression)
+                except (RuntimeError, TooCostly):
+                    return
+                await asyncio.sleep(0)
 
     def evaluate(self, expression: str, context: Mapping[str, object], now: datetime, allowance: Allowance | None = None) -> Finding:
         """Evaluate a condition, if the allowance is not spent."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
+from hashlib import sha256
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -135,6 +136,11 @@ class Edge:
 
     child: str
     parent: str
+
+    @property
+    def etag(self) -> str:
+        """What changes whenever the child is put elsewhere; of a resource without a parent, that is empty."""
+        return sha256(f"{self.child} {self.parent}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """Permission patterns: `type.verb`, where in a grant `*` may stand for either part as a whole. `doc.*` says nothing of `document.read`."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 EVERYTHING = "*.*"
 
 
+@lru_cache(maxsize=4096)
 def covering(permission: str) -> frozenset[str]:
     """Return the patterns that grant `permission`; of a pattern, those that grant all that it grants."""
     kind, _, verb = permission.partition(".")

@@ -71,6 +71,7 @@ class PolicyServicer:
         self._policy = policy
         self._decider = decider
         self._consistency = consistency
+        self._bindings = bindings
         self.ImportPolicy = importing.ImportPolicy
         self._effects: Mapping[str, Callable[[Any, Call], PolicyEffect[Any]]] = {
             "create_role": roles.creating,
@@ -108,6 +109,7 @@ class PolicyServicer:
         for permission in sorted({_permission(kind) for kind in kinds if kind is not None}):
             if not await self._may(call.caller, permission):
                 raise PermissionDenied(f"these changes need the permission {permission}")
+        await self._bindings.learn(condition for change in changes for condition in _conditions(change))
         return [self._effect(getattr(change, kind), kind, f"changes[{index}].{kind}", call) for index, change, kind in _numbered(changes, kinds)]
 
     async def _may(self, caller: Caller, permission: str) -> bool:
@@ -121,6 +123,10 @@ class PolicyServicer:
             return _named(self._effects[kind](request, call), place)
         except InvalidRequest as error:
             raise at(error, place) from None
+
+
+def _conditions(change: policy_pb2.PolicyChange) -> tuple[str, str]:
+    return change.create_role_binding.condition, change.update_role_binding.role_binding.condition
 
 
 def _numbered(changes: Sequence[policy_pb2.PolicyChange], kinds: Sequence[str | None]) -> Iterator[tuple[int, policy_pb2.PolicyChange, str]]:

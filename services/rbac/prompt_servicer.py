@@ -5,28 +5,21 @@ question, alone or in a batch, two things are remembered: how it reads, and what
 again in the same standing only, which the next change that is heard of ends; and only if it depends on nothing but the policy.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
-
-from google.protobuf.message import DecodeError, Message
 
 from services.chassis.call import Caller
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.tenancy import TenantId
-from services.chassis.validation import Validator
 from services.rbac.checker import Checker
 from services.rbac.decisions import Decision, Question
 from services.rbac.memory import Standing
-from services.rbac.messages import question, wire_decision
+from services.rbac.messages import wire_decision
 from services.rbac.nodes import Revision
-from watchword.errors import InvalidRequest
+from services.rbac.questions import Reader, make_room, parsed
 from watchword.rbac.v1 import permission_pb2
 
-M = TypeVar("M", bound=Message)
-K = TypeVar("K")
-V = TypeVar("V")
 QUESTION_BYTES = 768  # about, of one that is remembered
 REMEMBERED_BYTES = 1024  # a longer question is read each time
 ANSWERS = 1024  # encoded answers, all of the same few shapes
@@ -66,7 +59,7 @@ class PromptChecks:
         self._checker = checker
         self._consistency = consistency
         self._most = most
-        self._validator = Validator()
+        self._reader = Reader(most)
         self._questions: dict[bytes, Asked] = {}
         self._tenants: dict[str, TenantId] = {}
         self._answers: dict[tuple[TenantId, Revision, Decision], Answer] = {}
@@ -117,29 +110,25 @@ class PromptChecks:
         return True
 
     def _read(self, raw: bytes) -> Asked | None:
-        """Return what a question asks. None if it asks for a state, or is refused."""
-        found = self._questions.get(raw)
-        if found is not None:
-            return found
-        request = parsed(permission_pb2.CheckPermissionRequest.FromString, raw)
-        if request is None or request.HasField("consistency"):
+        """Return a question, new or as it was asked before. None if it asks for a state, or is refused."""
+        asked = self._questions.get(raw)
+        if asked is not None:
+            return asked
+        read = self._reader.read(raw)
+        if read is None:
             return None
-        try:
-            self._validator.check(request)
-            found = Asked(question(request), request.tenant_id)
-        except InvalidRequest:
-            return None  # said properly on the way that waits
+        asked = Asked(read.question, read.stated)
         if len(raw) <= REMEMBERED_BYTES:
-            _make_room(self._questions, self._most)
-            self._questions[raw] = found
-        return found
+            make_room(self._questions, self._most)
+            self._questions[raw] = asked
+        return asked
 
     def _tenant(self, stated: str, caller: Caller) -> TenantId | None:
         if not caller.is_peer:
-            return caller.tenant_id if stated in ("", str(caller.tenant_id)) else None
+            return caller.tenant_id if not stated or stated == str(caller.tenant_id) else None
         found = self._tenants.get(stated)
         if found is None and stated:
-            _make_room(self._tenants, ANSWERS)
+            make_room(self._tenants, ANSWERS)
             found = self._tenants[stated] = TenantId(UUID(stated))
         return found
 
@@ -148,17 +137,9 @@ class PromptChecks:
         found = self._answers.get(key)
         if found is None:
             alone = wire_decision(decision, self._consistency.write(tenant_id, revision)).SerializeToString()
-            _make_room(self._answers, ANSWERS)
+            make_room(self._answers, ANSWERS)
             found = self._answers[key] = Answer(alone, _framed(alone))
         return found
-
-
-def parsed(parse: Callable[[bytes], M], raw: bytes) -> M | None:
-    """Return a message, or None for what is none."""
-    try:
-        return parse(raw)
-    except (DecodeError, RecursionError):
-        return None
 
 
 def questions_of(raw: bytes) -> tuple[list[bytes], str] | None:
@@ -192,9 +173,3 @@ def _framed(encoded: bytes) -> bytes:
     if length < 0x80:
         return QUESTION + bytes((length,)) + encoded
     return QUESTION + bytes((length & 0x7F | 0x80, length >> 7)) + encoded  # answers are shorter than 16 KiB
-
-
-def _make_room(entries: dict[K, V], limit: int) -> None:
-    if len(entries) >= limit:
-        for oldest in list(islice(entries, max(1, limit // 8))):
-            del entries[oldest]

@@ -11,6 +11,7 @@ from services.chassis.tenancy import TenantId
 from services.rbac.graph import require_hierarchy
 from services.rbac.model import Edge
 from services.rbac.policy import PolicyEffect
+from watchword.errors import EtagMismatch
 
 if TYPE_CHECKING:
     from services.rbac.store.changing import TenantChange
@@ -23,11 +24,16 @@ class Resources:
     def __init__(self, store: "RbacStore") -> None:
         self._store = store
 
-    def placing(self, resource: str, parent: str) -> PolicyEffect[None]:
-        """Return the putting of `resource` and all below it below `parent`; if that is empty, it becomes a root. It raises Cycle, DepthExceeded."""
+    def placing(self, resource: str, parent: str, etag: str) -> PolicyEffect[None]:
+        """Return the putting of `resource` and all below it below `parent`; if that is empty, it becomes a root.
+
+        It raises  EtagMismatch, Cycle, DepthExceeded
+        """
 
         async def effect(change: "TenantChange") -> None:
             old = await change.find_parent(resource)
+            if etag and etag != Edge(resource, old).etag:
+                raise EtagMismatch
             if old == parent:
                 change.take_away()
                 return
@@ -39,9 +45,9 @@ class Resources:
 
         return effect
 
-    async def find_parent(self, tenant_id: TenantId, resource: str) -> str:
-        """Return what `resource` lies below, or an empty string."""
-        return await self._store.find_parent(tenant_id, resource)
+    async def find(self, tenant_id: TenantId, resource: str) -> Edge:
+        """Return what `resource` lies below: an empty string for a root."""
+        return Edge(resource, await self._store.find_parent(tenant_id, resource))
 
     async def list_page(self, tenant_id: TenantId, page: PageRequest, *, parent: str) -> list[Edge]:
         """Return a page of resources with their parents, and one more, by name; of those directly below `parent`, if it is given."""

@@ -114,7 +114,7 @@ def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: L
     importing = ImportServicer(Imports(store, clock), authenticator, decider, consistency)
     policies = PolicyServicer(policy, decider, consistency, roles=roles, bindings=bindings, groups=groups, resources=resources, importing=importing)
     watching = Watching(ChangeStore(decides.database), decides.revisions, decides.lease)
-    watchers = WatchServicer(watching, consistency, authenticator)
+    watchers = WatchServicer(watching, consistency, authenticator, decider)
     permissions = PermissionServicer(
         checker,
         consistency,

@@ -1,9 +1,11 @@
 """Watching a tenant's policy: what each change touched, in order, without a gap, and how far that is all there is.
 
 The record is Postgres's table of changes; notices only say that it is worth a look. A watcher stands at a revision of the policy. Whether nothing
-happened since is known without asking Postgres while the lease lives and the tenant's head is known; else by a read.
+happened since is known without asking Postgres while the lease lives and the tenant's head is known; else by a read. Of those who stand at the same
+place, one reads for all who come while it does.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from services.rbac.model import Subject
 from services.rbac.revisions import Revisions
 
 if TYPE_CHECKING:
-    from services.rbac.store.watching import ChangeStore, PolicyChanged
+    from services.rbac.store.watching import Changes, ChangeStore, PolicyChanged
 
 CHECKPOINT_EVERY = 0.8  # seconds
 LATEST = 2**62  # no revision is later
@@ -47,6 +49,15 @@ class Lost:
 Event = Told | Complete | Lost
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What Postgres told, when it was asked (seconds, this host's clock), and in which generation of memory."""
+
+    found: "Changes"
+    asked_at: float
+    generation: int
+
+
 class Watching:
     """Follows policies."""
 
@@ -54,13 +65,14 @@ class Watching:
         self._store = store
         self._revisions = revisions
         self._lease = lease
+        self._readings: dict[tuple[TenantId, int], asyncio.Task[Reading]] = {}
 
     async def follow(self, tenant_id: TenantId, since: int | None) -> AsyncIterator[Event]:
         """Yield what happens from revision `since` on, for ever; None begins now. Raises DependencyUnavailable."""
         if since is None:
-            asked_at = now()
-            position = (await self._store.list_since(tenant_id, LATEST)).policy
-            yield Complete(position, asked_at)
+            reading = await self._read(tenant_id, LATEST)
+            position = reading.found.policy
+            yield Complete(position, reading.asked_at)
         else:
             position = since
         told_at, is_known = (now(), True) if since is None else (float("-inf"), False)
@@ -80,8 +92,8 @@ class Watching:
             yield Complete(position, asked_at)
             return
         while True:
-            asked_at, generation = now(), self._revisions.generation
-            found = await self._store.list_since(tenant_id, position)
+            reading = await self._read(tenant_id, position)
+            found = reading.found
             if not _is_unbroken(position, found.policy, found.changes):
                 position = found.policy
                 yield Lost(position)
@@ -90,9 +102,27 @@ class Watching:
                 position = change.revision
                 yield Told(position, change.subjects)
             if position == found.policy:
-                self._revisions.begin(tenant_id, position, generation)
-                yield Complete(position, asked_at)
+                self._revisions.begin(tenant_id, position, reading.generation)
+                yield Complete(position, reading.asked_at)
                 return
+
+    async def _read(self, tenant_id: TenantId, position: int) -> Reading:
+        """Return what happened since `position`, by a read that is under way or else a new one. Whoever gives up does not end it for the others."""
+        key = tenant_id, position
+        task = self._readings.get(key)
+        if task is None:
+            task = self._readings[key] = asyncio.create_task(self._list(tenant_id, position), name="watch-read")
+            task.add_done_callback(lambda done: self._done(key, done))
+        return await asyncio.shield(task)
+
+    async def _list(self, tenant_id: TenantId, position: int) -> Reading:
+        asked_at, generation = now(), self._revisions.generation
+        return Reading(await self._store.list_since(tenant_id, position), asked_at, generation)
+
+    def _done(self, key: tuple[TenantId, int], task: "asyncio.Task[Reading]") -> None:
+        del self._readings[key]
+        if not task.cancelled():
+            task.exception()  # those who wait raise it, if any still do
 
     def _is_nothing_new(self, tenant_id: TenantId, position: int) -> bool:
         head = self._revisions.head(tenant_id)

@@ -8,11 +8,12 @@ from services.chassis.coherence import now
 from services.chassis.consistency import ConsistencyTokens
 from services.rbac.messages import wire_subject
 from services.rbac.watch import Complete, Event, Told, Watching
-from watchword.errors import InvalidRequest, ResourceExhausted
+from watchword.errors import InvalidRequest, PermissionDenied, ResourceExhausted
 from watchword.rbac.v1 import permission_pb2
 
 MAX_WATCHERS = 5_000  # of one instance
 NO_REVISION = -1
+PERMISSION = "permissions.check"  # or the scope of this name
 
 Response = permission_pb2.WatchPermissionsResponse
 
@@ -24,28 +25,41 @@ class Authenticator(Protocol):
         """Raises TokenInvalid."""
 
 
+class Decider(Protocol):
+    """Says whether a caller holds a permission of the suite, now."""
+
+    async def allows(self, caller: Caller, permission: str) -> bool:
+        """Return whether `caller` holds `permission` tenant-wide. Raises DependencyUnavailable."""
+
+
 class WatchServicer:
     """Serves WatchPermissions. A cursor is a consistency token: of this deployment, of one tenant, at a revision of its policy."""
 
-    def __init__(self, watching: Watching, consistency: ConsistencyTokens, authenticator: Authenticator) -> None:
+    def __init__(self, watching: Watching, consistency: ConsistencyTokens, authenticator: Authenticator, decider: Decider) -> None:
         self._watching = watching
         self._consistency = consistency
         self._authenticator = authenticator
+        self._decider = decider
         self.watchers = 0
 
     async def WatchPermissions(self, request: permission_pb2.WatchPermissionsRequest, call: Call) -> AsyncIterator[Response]:
-        """Stream what happens from the cursor on, while the caller's own token is good."""
+        """Stream what happens from the cursor on, while the caller could still begin to."""
         if self.watchers >= MAX_WATCHERS:
             raise ResourceExhausted("too many watch this instance; try again")
         began, tenant_id = now(), call.caller.tenant_id
         self.watchers += 1
         try:
             async for event in self._watching.follow(tenant_id, self._since(request.cursor, call)):
+                await self._require_caller(call)
                 yield self._response(event, call, began)
-                if isinstance(event, Complete):
-                    await self._authenticator.authenticate(call.caller.token)
         finally:
             self.watchers -= 1
+
+    async def _require_caller(self, call: Call) -> None:
+        """Return if the caller may be told. Raises TokenInvalid, PermissionDenied, DependencyUnavailable."""
+        await self._authenticator.authenticate(call.caller.token)
+        if PERMISSION not in call.caller.scopes and not await self._decider.allows(call.caller, PERMISSION):
+            raise PermissionDenied
 
     def _since(self, cursor: str, call: Call) -> int | None:
         """Return the revision of a cursor; None to begin now. One that is not ours is of no revision that ever was: then all is told to be lost."""

@@ -7,6 +7,7 @@ all instances follow, so a cursor of one instance is good at every other.
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from services.chassis.lease_log import Entry
 from services.token import notices
 from services.token.revocations import EVERYWHERE, Revocation
 from services.token.revoked import Revoked
+from watchword.errors import ResourceExhausted
 
 KEPT = 10_000  # changes
 MAX_WATCHERS = 5000
@@ -59,6 +61,7 @@ class Feed:
         self._epoch = ""
         self._woken = asyncio.Event()
         self._reports: dict[object, frozenset[str]] = {}
+        self._admitted = 0
 
     def follow(self, coherence: Coherence) -> None:
         """Record what is applied from now on."""
@@ -71,6 +74,17 @@ class Feed:
         """The keys that each of those who watch has reported."""
         return list(self._reports.values())
 
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count somebody who watches while inside, who need not have said anything yet. Raises ResourceExhausted."""
+        if self._admitted >= MAX_WATCHERS:
+            raise ResourceExhausted("too many watch this instance; try again")
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+
     def report(self, watcher: object, key_ids: frozenset[str]) -> None:
         """Note which keys somebody who watches can verify with."""
         self._reports[watcher] = key_ids
@@ -82,7 +96,7 @@ class Feed:
     @property
     def watchers(self) -> int:
         """How many watch."""
-        return len(self._reports)
+        return self._admitted
 
     async def wait(self, seconds: float) -> None:
         """Return when something happened, or after so long."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from services.chassis.call import Call, Caller, CallerKind
+from services.chassis.crashpoint import crashpoint
 from services.token.key_pairs import KeyPair, UnusableKey, generate
 from services.token.keys import KeyRing, KeyState, Snapshot, StoredKey
 from services.token.sessions import MAX_ACCESS_LIFE
@@ -139,6 +140,7 @@ class Rotation:
             taken = await self._store.take(_call("advance"), step, lambda ring: next_step(ring, self._policy), fresh)
             if taken:
                 self._report(step)
+                crashpoint("keys.between_steps")
         log.error("keys_never_settle")
 
     async def rotate(self, call: Call) -> "ListedKey":

@@ -8,13 +8,14 @@ from uuid import UUID
 
 from services.chassis.call import Call, Caller
 from services.chassis.coherence import now
-from services.token.feed import MAX_WATCHERS, Feed, Place
+from services.token.feed import Feed, Place
 from services.token.keys import KeyRing
 from services.token.revocations import Revocation, RevokedKind
-from watchword.errors import ResourceExhausted
+from watchword.errors import DeadlineExceeded
 from watchword.token.v1 import token_pb2
 
 CHECKPOINT_EVERY = 0.8  # seconds
+FIRST_WITHIN = 5.0  # seconds until the first message
 CHUNK = 500  # revocations of a snapshot in one message
 _KINDS = {kind: token_pb2.RevokedKind.Value(f"REVOKED_KIND_{kind.name}") for kind in RevokedKind}
 
@@ -38,28 +39,27 @@ class Watch:
 
     async def watch(self, requests: AsyncIterator[token_pb2.WatchRevocationsRequest], call: Call) -> AsyncIterator[Response]:
         """Stream what is revoked from the first request's cursor on, while the caller's own token is good."""
-        if self._feed.watchers >= MAX_WATCHERS:
-            raise ResourceExhausted("too many watch this instance; try again")
-        watcher = Watcher(self._feed, self._ring, call)
-        first = await anext(requests, None)
-        if first is None:
-            return
-        watcher.report(first)
-        listener = asyncio.create_task(_listen(requests, watcher), name="watch-reports")
-        try:
-            async for response in watcher.responses(Place.read(first.cursor)):
-                yield response
-                if response.HasField("checkpoint") and not call.caller.is_peer:
-                    await self._authenticator.authenticate(call.caller.token)
-                if listener.done() and (error := listener.exception()) is not None:
-                    raise error
-        finally:
-            listener.cancel()
-            self._feed.forget(watcher)
+        with self._feed.admitted():
+            first = await _first(requests)
+            if first is None:
+                return
+            watcher = Watcher(self._feed, self._ring, call)
+            watcher.report(first)
+            listener = asyncio.create_task(_listen(requests, watcher), name="watch-reports")
+            try:
+                async for response in watcher.responses(Place.read(first.cursor)):
+                    yield response
+                    if response.HasField("checkpoint") and not call.caller.is_peer:
+                        await self._authenticator.authenticate(call.caller.token)
+                    if listener.done() and (error := listener.exception()) is not None:
+                        raise error
+            finally:
+                listener.cancel()
+                self._feed.forget(watcher)
 
 
 class Watcher:
-    """One stream."""
+    """One stream, from its first message on."""
 
     def __init__(self, feed: Feed, ring: KeyRing, call: Call) -> None:
         self._feed = feed
@@ -113,6 +113,15 @@ class Watcher:
             return ""
         self._jwks = self._ring.jwks
         return self._jwks.decode()
+
+
+async def _first(requests: AsyncIterator[token_pb2.WatchRevocationsRequest]) -> token_pb2.WatchRevocationsRequest | None:
+    """Return the first message, or None if there will be none. Raises DeadlineExceeded if it does not come: who says nothing holds a place."""
+    try:
+        async with asyncio.timeout(FIRST_WITHIN):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise DeadlineExceeded from None
 
 
 async def _listen(requests: AsyncIterator[token_pb2.WatchRevocationsRequest], watcher: Watcher) -> None:

@@ -8,9 +8,9 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from services.chassis.fanout import Fanout
 from services.chassis.postgres import Database, Posted
 from services.rbac.checker import Checker
 from services.token.revocations import Revocations
-from services.token.rotation import Rotation
 from watchword import rules
 
 NEVER = 10**9
@@ -201,14 +200,6 @@ def without_indifference() -> None:
     put(server, "watched", watching)
 
 
-def without_load() -> None:
-    """An instance of token serves before it has its keys."""
-
-    async def begin(*_: object) -> None: ...
-
-    put(Rotation, "begin", begin)
-
-
 def without_leeway() -> None:
     """Clocks are taken to agree."""
     put(rules, "LEEWAY", 0)
@@ -217,6 +208,8 @@ def without_leeway() -> None:
 def without_priority() -> None:
     """Whoever wants the processor has it first."""
     os.nice(19)
+    if (group := Path("/proc/self/autogroup")).exists():  # Linux shares the processor among sessions, and only then among their processes
+        group.write_text("19")
 
 
 def without_answers() -> None:
@@ -237,14 +230,9 @@ def without_answers() -> None:
         signal.signal(number, close)
 
 
-def skew(seconds: float) -> None:
+def skew(ahead: float) -> None:
     """The clock is ahead."""
-    told = clock.Clock.now
-
-    def now(self: clock.Clock) -> datetime:
-        return told(self) + timedelta(seconds=seconds)
-
-    put(clock.Clock, "now", now)
+    put(clock.Clock, "seconds", lambda _: time.time() + ahead)
 
 
 INSTANCES: Mapping[str, Callable[[], None]] = {
@@ -257,7 +245,6 @@ INSTANCES: Mapping[str, Callable[[], None]] = {
     "bounds": without_bounds,
     "breaker": without_breaker,
     "indifference": without_indifference,
-    "load": without_load,
     "leeway": without_leeway,
     "priority": without_priority,
     "answers": without_answers,

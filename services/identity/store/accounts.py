@@ -5,6 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import Change, Connection, Database, Row
 from services.chassis.tenancy import TenantId
 from services.identity.accounts import Account, AccountState, Credential, NewAccount
@@ -217,6 +218,7 @@ class AccountStore:
     async def redeem_code(self, change: Change, code_digest: bytes, kind: CodeKind, now: datetime) -> Redeemed | None:
         """Use up a code, once."""
         row = await change.connection.fetchrow(self._REDEEM_CODE, code_digest, kind, now)
+        crashpoint("code.after_redeem")
         return Redeemed(row["account_id"], row["tenant_id"], row["email_key"]) if row else None
 
     _DELETE_CODES = "DELETE FROM code WHERE account_id = $1"

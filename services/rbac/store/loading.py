@@ -1,7 +1,8 @@
 """The one statement that a cold check costs: everything above some subjects and resources, of one state.
 
 Rows of four kinds: the state; each holder with its bindings and groups; each role; what each resource lies directly below. UNION drops what was seen
-before, so the recursions end whatever the tables hold. Arrays of one row stand side by side, in one order.
+before, so the recursions end whatever the tables hold. Arrays of one row stand side by side, in one order. OFFSET 0 keeps each step a walk along an
+index, whatever the planner makes of parameters that it does not know: it would else read whole tables to find a few rows.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -23,20 +24,26 @@ _LOAD = """
     WITH RECURSIVE holder AS (
         SELECT type, id FROM unnest($2::smallint[], $3::uuid[]) AS a (type, id)
         UNION
-        SELECT 2::smallint, m.group_id
-        FROM holder h JOIN group_member m ON m.tenant_id = $1 AND m.member_type = h.type AND m.member_id = h.id
+        SELECT 2::smallint, above.group_id FROM holder h CROSS JOIN LATERAL (
+            SELECT m.group_id FROM group_member m WHERE m.tenant_id = $1 AND m.member_type = h.type AND m.member_id = h.id OFFSET 0
+        ) above
     ), bound AS MATERIALIZED (
-        SELECT h.type, h.id AS holder_id, b.id, b.role_id, b.resource, b.expire_time, b.effect, b.condition, b.acr, b.max_age
-        FROM holder h JOIN role_binding b ON b.tenant_id = $1 AND b.subject_type = h.type AND b.subject_id = h.id
-        WHERE b.expire_time IS NULL OR b.expire_time > now()
+        SELECT h.type, h.id AS holder_id, own.* FROM holder h CROSS JOIN LATERAL (
+            SELECT b.id, b.role_id, b.resource, b.expire_time, b.effect, b.condition, b.acr, b.max_age FROM role_binding b
+            WHERE b.tenant_id = $1 AND b.subject_type = h.type AND b.subject_id = h.id AND (b.expire_time IS NULL OR b.expire_time > now()) OFFSET 0
+        ) own
     ), reached AS (
         SELECT DISTINCT role_id FROM bound
         UNION
-        SELECT p.parent_id FROM reached r JOIN role_parent p ON p.tenant_id = $1 AND p.role_id = r.role_id
+        SELECT above.parent_id FROM reached r CROSS JOIN LATERAL (
+            SELECT p.parent_id FROM role_parent p WHERE p.tenant_id = $1 AND p.role_id = r.role_id OFFSET 0
+        ) above
     ), place AS (
         SELECT name COLLATE "C" AS name FROM unnest($4::text[]) AS name
         UNION
-        SELECT r.parent FROM place p JOIN resource r ON r.tenant_id = $1 AND r.name = p.name
+        SELECT above.parent FROM place p CROSS JOIN LATERAL (
+            SELECT r.parent FROM resource r WHERE r.tenant_id = $1 AND r.name = p.name OFFSET 0
+        ) above
     )
     SELECT 'state' AS kind, NULL::smallint AS type, NULL::uuid AS id, NULL::text AS name,
            coalesce((SELECT revision FROM suite.tenant_revision WHERE tenant_id = $1), 0) AS revision,
@@ -57,7 +64,7 @@ _LOAD = """
     SELECT 'role', NULL, r.id, r.name, NULL, NULL,
            ARRAY(SELECT p.parent_id FROM role_parent p WHERE p.tenant_id = $1 AND p.role_id = r.id ORDER BY p.parent_id),
            NULL, r.permissions, NULL, NULL, NULL, NULL, NULL
-    FROM reached a JOIN role r ON r.tenant_id = $1 AND r.id = a.role_id
+    FROM reached a CROSS JOIN LATERAL (SELECT o.id, o.name, o.permissions FROM role o WHERE o.tenant_id = $1 AND o.id = a.role_id OFFSET 0) r
     UNION ALL
     SELECT 'place', NULL, NULL, p.name, NULL, NULL, NULL, NULL,
            ARRAY[coalesce((SELECT r.parent FROM resource r WHERE r.tenant_id = $1 AND r.name = p.name), '')],

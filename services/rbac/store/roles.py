@@ -24,10 +24,14 @@ class RoleWrites(PolicyTransaction):
         return None if row is None else role_of(row)
 
     _ENSURE_SYSTEM_ROLES = "SELECT ensure_system_roles($1)"
+    _HAS_SYSTEM_ROLES = "SELECT EXISTS (SELECT 1 FROM role WHERE tenant_id = $1 AND system)"
 
     async def ensure_system_roles(self) -> None:
-        """Give the tenant the suite's own roles, as far as it has them not."""
-        await self._write(self._ENSURE_SYSTEM_ROLES, only_gives=True)
+        """Give the tenant the suite's own roles, as far as it has them not. Those that it has are rewritten, if they say something else."""
+        is_new = not await self._connection.fetchval(self._HAS_SYSTEM_ROLES, self._tenant_id)
+        if not is_new:
+            self.touch_everything()
+        await self._write(self._ENSURE_SYSTEM_ROLES, only_gives=is_new)
 
     _NAME_ROLES = "SELECT name FROM role WHERE tenant_id = $1 AND id = ANY($2::uuid[])"
 

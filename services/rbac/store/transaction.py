@@ -9,6 +9,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from services.chassis.audit import AuditEvent
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import Change, Row, bump
 from services.chassis.tenancy import TenantId
 from services.rbac.holdings import Holdings, in_snapshot
@@ -56,6 +57,7 @@ class PolicyTransaction:
                 self._change.settle()  # what it should have taken away was gone, perhaps by a change that is still on its way to others
             return int((await self._connection.fetchrow(FIND_STATE, self._tenant_id))["revision"])
         revision = await bump(self._connection, self._tenant_id)
+        crashpoint("policy.after_bump")
         await self._connection.execute(self._STAMP, self._tenant_id, revision)
         await self._connection.execute(self._RECORD, self._tenant_id, revision, self.policy, self._affected_texts())
         self._change.tell(encode(self._tenant_id, revision, self.policy, self.touched), takes_away=self._takes_away)
@@ -71,22 +73,33 @@ class PolicyTransaction:
             return None
         return sorted(f"{int(subject.type)}/{subject.id}" for subject in self.affected)
 
-    # Roles below those touched, their holders and the holders at places, and down through groups to users, clients and anybody.
+    # Roles below those touched, their holders and the holders at places, and down through groups to users, clients and anybody. OFFSET 0 keeps each
+    # step a walk along an index: a plan made for any parameters would read whole tables first, of which a few rows are wanted.
     _AFFECTED = """
         WITH RECURSIVE role_below AS (
             SELECT role_id FROM unnest($4::uuid[]) AS role_id
             UNION
-            SELECT p.role_id FROM role_below r JOIN role_parent p ON p.tenant_id = $1 AND p.parent_id = r.role_id
+            SELECT child.role_id FROM role_below r CROSS JOIN LATERAL (
+                SELECT p.role_id FROM role_parent p WHERE p.tenant_id = $1 AND p.parent_id = r.role_id OFFSET 0
+            ) child
         ), start AS (
             SELECT type, id FROM unnest($2::smallint[], $3::uuid[]) AS a (type, id)
             UNION ALL
-            SELECT b.subject_type, b.subject_id FROM role_below r JOIN role_binding b ON b.tenant_id = $1 AND b.role_id = r.role_id
+            SELECT bound.type, bound.id FROM role_below r CROSS JOIN LATERAL (
+                SELECT b.subject_type AS type, b.subject_id AS id FROM role_binding b WHERE b.tenant_id = $1 AND b.role_id = r.role_id OFFSET 0
+            ) bound
             UNION ALL
-            SELECT b.subject_type, b.subject_id FROM role_binding b WHERE b.tenant_id = $1 AND b.resource <> '' AND b.resource = ANY($5::text[])
+            SELECT here.type, here.id FROM unnest($5::text[]) AS place CROSS JOIN LATERAL (
+                SELECT b.subject_type AS type, b.subject_id AS id FROM role_binding b
+                WHERE b.tenant_id = $1 AND b.resource <> '' AND b.resource = place OFFSET 0
+            ) here
         ), holder AS (
             SELECT type, id FROM start
             UNION
-            SELECT m.member_type, m.member_id FROM holder h JOIN group_member m ON h.type = 2 AND m.tenant_id = $1 AND m.group_id = h.id
+            SELECT member.type, member.id FROM holder h CROSS JOIN LATERAL (
+                SELECT m.member_type AS type, m.member_id AS id FROM group_member m
+                WHERE h.type = 2 AND m.tenant_id = $1 AND m.group_id = h.id OFFSET 0
+            ) member
         )
         SELECT type, id FROM holder WHERE type <> 2 LIMIT $6
     """

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import Change, Connection, Database, Row, bump
 from services.chassis.tenancy import TenantId
 from services.token.key_pairs import UnusableKey
@@ -220,6 +221,7 @@ async def _promote(change: Change, kid: str, former: str | None, *, early: bool 
     """Let `kid` sign instead of `former`. Told in the order that leaves nobody without a key; written in the order that the index wants."""
     if former is not None:
         await change.connection.execute(_MOVE, former, KeyState.RETIRING.value)
+        crashpoint("keys.after_superseding")
     await _move(change, kid, KeyState.ACTIVE, early=early)
     if former is not None:
         change.audit(AuditEvent(_EVENTS[KeyState.RETIRING], "signing_key", former))

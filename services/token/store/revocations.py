@@ -6,6 +6,7 @@ from uuid import UUID
 
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import Change, Connection, Database, Row, bump
 from services.chassis.tenancy import TenantId
 from services.token.notices import SessionsNotice, encode
@@ -62,6 +63,7 @@ class RevocationStore:
         async def effect(change: Change) -> int:
             await line_up(change.connection, revocation.tenant_id, [revocation.key])
             renewed = await end_sessions(change.connection, revocation, cause, now)
+            crashpoint("revocation.after_sessions")
             revision = await bump(change.connection, TenantId(revocation.tenant_id))
             written = await insert_revocation(change, revocation, revision, now)
             await _insert_sessions_revocations(change, written, renewed, revision, now)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
+from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import Change, Connection, Database, Row, bump
 from services.chassis.tenancy import TenantId
 from services.token.revocations import Revocation
@@ -73,6 +74,7 @@ class SessionStore:
                 session.create_time if is_revoked else None,
                 "revoked" if is_revoked else None,
             )
+            crashpoint("session.after_insert")
             await self._insert_refresh(change.connection, session.id, refresh)
             change.audit(event)
             return result
@@ -112,6 +114,7 @@ class SessionStore:
         async def effect(change: Change) -> Outcome:
             row = await change.connection.fetchrow(self._REDEEM, digest, now, client_id)
             if row is not None:
+                crashpoint("refresh.after_use")
                 session = _session(row)
                 refresh, redemption = succeed(session)
                 await self._insert_refresh(change.connection, session.id, refresh)

@@ -219,6 +219,36 @@ async def test_cancelled_calls_leave_no_connection_behind_and_no_strangers_answe
         await eventually(is_idle, within=2)
 
 
+async def test_sessions_that_are_terminated_are_an_outage_and_not_a_defect(configure: Configure, stores: Stores) -> None:
+    """F08: whatever a call is doing when its session ends, it fails as when Postgres is gone, so that it is tried again."""
+    url = await stores.new_database()
+    failures: list[BaseException] = []
+    done = asyncio.Event()
+    async with Database.open(configure(DATABASE_URL=url, DATABASE_STATEMENT_CACHE_SIZE=0), "token") as opened:
+
+        async def ask(number: int) -> None:
+            while not done.is_set():
+                try:
+                    assert len(await opened.fetch(f"SELECT $1::int AS asked, '{uuid4()}' AS words", number)) == 1
+                except DependencyUnavailable:
+                    await asyncio.sleep(0.001)
+                except Exception as failure:
+                    failures.append(failure)
+
+        asking = [asyncio.create_task(ask(number)) for number in range(16)]
+        operator = await asyncpg.connect(url)
+        for _ in range(60):
+            await operator.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+            await asyncio.sleep(0.05)  # so that all have sessions again, in all states
+        done.set()
+        await asyncio.gather(*asking)
+        await operator.close()
+
+    assert [repr(failure) for failure in failures] == []
+
+
 async def test_who_gives_up_does_not_wait_for_a_postgres_that_hangs(configure: Configure, database_url: str) -> None:
     """F06: a deadline that passed is answered then, not a second later; and what was begun is rolled back once Postgres goes on."""
     async with proxied(database_url) as proxy, Database.open(configure(DATABASE_URL=through(proxy.port, database_url)), "token") as opened:
@@ -247,6 +277,29 @@ async def test_who_gives_up_does_not_wait_for_a_postgres_that_hangs(configure: C
             return False
 
         await eventually(is_whole)
+
+
+async def test_a_change_does_not_wait_for_a_postgres_that_hangs(configure: Configure, database_url: str) -> None:
+    """Whatever its deadline: it hears of it within about a second."""
+    async with proxied(database_url) as proxy, Database.open(configure(DATABASE_URL=through(proxy.port, database_url)), "token") as opened:
+
+        async def effect(change: Change) -> None:
+            proxy.freeze()
+            await change.connection.execute("SELECT 1")
+
+        began = time.monotonic()
+        with pytest.raises(DependencyUnavailable):
+            await opened.change(Call("/test/Do"), type(None), effect)
+        assert time.monotonic() - began < 2.5
+
+
+async def test_a_change_that_takes_long_is_no_postgres_that_hangs(database: Database) -> None:
+    """An import may take seconds, while others are answered."""
+
+    async def effect(change: Change) -> None:
+        await change.connection.execute("SELECT pg_sleep(1.5)")
+
+    await database.change(Call("/test/Do"), type(None), effect)
 
 
 async def test_changes_that_wait_for_a_lock_leave_half_the_pool_to_the_reads(stores: Stores, configure: Configure) -> None:

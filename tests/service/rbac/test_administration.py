@@ -136,6 +136,66 @@ async def test_an_old_etag_changes_nothing(tenant: Tenant) -> None:
     assert await get(tenant, role) == second
 
 
+async def test_an_old_etag_changes_no_binding(tenant: Tenant) -> None:
+    """Who decided upon what he saw must not undo what somebody else did since."""
+    at, binding = tenant.instances[0].bindings, await tenant.bind(str(uuid4()), await tenant.role("role"))
+    first = (await ask(at.GetRoleBinding, rbac_pb2.GetRoleBindingRequest(role_binding_id=binding), tenant.admin)).role_binding
+
+    def changing(condition: str, etag: str) -> rbac_pb2.UpdateRoleBindingRequest:
+        terms = rbac_pb2.RoleBindingUpdate(condition=condition)
+        return rbac_pb2.UpdateRoleBindingRequest(role_binding_id=binding, role_binding=terms, etag=etag)
+
+    second = (await ask(at.UpdateRoleBinding, changing("context.one", first.etag), tenant.admin)).role_binding
+    assert second.etag != first.etag
+
+    with pytest.raises(EtagMismatch):
+        await ask(at.UpdateRoleBinding, changing("context.two", first.etag), tenant.admin)
+    with pytest.raises(EtagMismatch):
+        await ask(at.DeleteRoleBinding, rbac_pb2.DeleteRoleBindingRequest(role_binding_id=binding, etag=first.etag), tenant.admin)
+    assert (await ask(at.GetRoleBinding, rbac_pb2.GetRoleBindingRequest(role_binding_id=binding), tenant.admin)).role_binding == second
+    await ask(at.DeleteRoleBinding, rbac_pb2.DeleteRoleBindingRequest(role_binding_id=binding, etag=second.etag), tenant.admin)
+
+
+async def test_an_old_etag_changes_no_group(tenant: Tenant) -> None:
+    at, group = tenant.instances[0].groups, await tenant.group("team")
+    first = (await ask(at.GetGroup, rbac_pb2.GetGroupRequest(group_id=group), tenant.admin)).group
+
+    def changing(description: str, etag: str) -> rbac_pb2.UpdateGroupRequest:
+        return rbac_pb2.UpdateGroupRequest(group_id=group, group=rbac_pb2.GroupUpdate(description=description), etag=etag)
+
+    second = (await ask(at.UpdateGroup, changing("one", first.etag), tenant.admin)).group
+    assert second.etag != first.etag
+
+    with pytest.raises(EtagMismatch):
+        await ask(at.UpdateGroup, changing("two", first.etag), tenant.admin)
+    with pytest.raises(EtagMismatch):
+        await ask(at.DeleteGroup, rbac_pb2.DeleteGroupRequest(group_id=group, etag=first.etag), tenant.admin)
+    assert (await ask(at.GetGroup, rbac_pb2.GetGroupRequest(group_id=group), tenant.admin)).group == second
+
+
+async def test_an_old_etag_moves_no_resource(tenant: Tenant) -> None:
+    """A resource that was never written down has an etag too: that it is a root is what somebody may rely on."""
+    at = tenant.instances[0].resources
+
+    async def found() -> Any:
+        return await ask(at.GetResource, rbac_pb2.GetResourceRequest(resource="doc/1"), tenant.admin)
+
+    async def put(parent: str, etag: str) -> Any:
+        return await ask(at.SetResourceParent, rbac_pb2.SetResourceParentRequest(resource="doc/1", parent=parent, etag=etag), tenant.admin)
+
+    root = await found()
+    placed = await put("folder/a", root.etag)
+    assert (await found()).etag == placed.etag != root.etag
+    (listed,) = (await ask(at.ListResources, rbac_pb2.ListResourcesRequest(), tenant.admin)).resources
+    assert listed == await found()
+
+    for parent in ("folder/b", "folder/a", ""):
+        with pytest.raises(EtagMismatch):
+            await put(parent, root.etag)
+    assert (await found()).parent == "folder/a"
+    assert (await put("", placed.etag)).etag == root.etag == (await found()).etag
+
+
 async def test_a_cycle_of_roles_is_refused_with_its_path(tenant: Tenant) -> None:
     """A119: refused as it is written, so that no check ever meets one."""
     c = await tenant.role("c")
@@ -366,6 +426,15 @@ async def test_lists_are_paged_without_gaps_in_their_order(rbac: Rbac, tenant: T
     assert [binding.id for binding in mine] == bindings
     one = await pages(at.bindings.ListRoleBindings, rbac_pb2.ListRoleBindingsRequest(page_size=3, role_id=ids[2]), "role_bindings")
     assert [binding.id for binding in one] == [bindings[2]]
+    teams = [group, *[await tenant.group(f"team-{number}") for number in range(6)]]
+    groups = await pages(at.groups.ListGroups, rbac_pb2.ListGroupsRequest(page_size=3), "groups")
+    assert [one.id for one in groups] == teams
+    for number in range(7):
+        await tenant.place(f"doc/{6 - number}", f"folder/{number % 2}")
+    places = await pages(at.resources.ListResources, rbac_pb2.ListResourcesRequest(page_size=3), "resources")
+    assert [one.resource for one in places] == [f"doc/{number}" for number in range(7)]
+    below = await pages(at.resources.ListResources, rbac_pb2.ListResourcesRequest(page_size=3, parent="folder/0"), "resources")
+    assert [(one.resource, one.parent) for one in below] == [(f"doc/{number}", "folder/0") for number in (0, 2, 4, 6)]
     listed = await pages(at.groups.ListGroupMembers, rbac_pb2.ListGroupMembersRequest(group_id=group, page_size=3), "members")
     assert [member.id for member in listed] == sorted(members)
 

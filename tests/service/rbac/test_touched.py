@@ -11,6 +11,7 @@ import pytest
 from services.chassis.tenancy import TenantId
 from services.rbac.holdings import compile_holdings, of_snapshot, places_of
 from services.rbac.model import Subject, SubjectType
+from tests.conftest import eventually
 from tests.service.rbac.conftest import ANY, GROUP, USER, Instance, Rbac, Tenant, ask, subject
 from watchword.errors import AlreadyExists, Cycle, NotFound, PreconditionFailed
 from watchword.rbac.v1 import rbac_pb2
@@ -157,3 +158,39 @@ async def test_after_any_change_every_memory_says_what_postgres_says(rbac: Rbac,
 
     assert sum(checker.warm for checker in checkers) - before > STEPS
     assert len({name for name in done if "refused" not in name}) > 10
+
+
+async def outdated(rbac: Rbac, tenant: Tenant, user: str) -> None:
+    """Have the tenant's auditors hold a permission that the suite does not give them, and all instances remember it of one of them."""
+    await rbac.sql("UPDATE rbac.role SET permissions = permissions || '{doc.read}' WHERE tenant_id = $1 AND name = 'watchword.auditor'", tenant.id)
+    await tenant.bind(user, "watchword.auditor")
+    for _ in range(2):
+        assert [await tenant.may(user, "doc.read", at=at) for at in range(3)] == [True] * 3
+
+
+async def test_a_migration_that_rewrites_the_suites_roles_is_heard_of(rbac: Rbac, tenant: Tenant) -> None:
+    """Instances of the release before run on while it is made: they must not believe for minutes what it took away."""
+    user = str(uuid4())
+    await outdated(rbac, tenant, user)
+    other = await rbac.tenant()
+    before = await rbac.sql("SELECT revision FROM rbac.policy WHERE tenant_id = $1", other.id)
+    await rbac.sql("SELECT rbac.rewrite_system_roles()")
+
+    async def is_denied() -> bool:
+        return not any([await tenant.may(user, "doc.read", at=at) for at in range(3)])
+
+    await eventually(is_denied)
+    assert await tenant.may(user, "audit-events.read", at=1)
+    assert await rbac.sql("SELECT revision FROM rbac.policy WHERE tenant_id = $1", other.id) == before
+
+
+async def test_roles_of_the_suite_that_are_rewritten_by_the_way_are_told_too(rbac: Rbac, tenant: Tenant) -> None:
+    """Identity binds one that the tenant has not: all are brought to what this release says."""
+    user = str(uuid4())
+    await outdated(rbac, tenant, user)
+    await rbac.sql("DELETE FROM rbac.role WHERE tenant_id = $1 AND name = 'watchword.service'", tenant.id)
+    somebody = subject(USER, str(uuid4()))
+    request = rbac_pb2.CreateRoleBindingRequest(subject=somebody, role_name="watchword.service", tenant_id=tenant.id)
+    await ask(rbac.instances[0].bindings.CreateRoleBinding, request, tenant.peer)
+
+    assert [await tenant.may(user, "doc.read", at=at) for at in range(3)] == [False] * 3

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import grpc
 import pytest
 
-from tests.service.rbac.conftest import ANY, CLIENT, GROUP, Leaseless, Rbac, Tenant, ask
+from tests.service.rbac.conftest import ANY, CLIENT, GROUP, Leaseless, Rbac, Tenant, as_client, ask
 from watchword import status
 from watchword.errors import PermissionDenied
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
@@ -185,3 +185,45 @@ async def test_watching_needs_the_scope_or_the_permission(tenant: Tenant) -> Non
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await call.read()
     assert isinstance(status.decode(refusal.value), PermissionDenied)
+
+
+async def test_who_may_not_watch_any_more_is_told_nothing_more(tenant: Tenant) -> None:
+    """A stream is long, and must not outlive the permission that it began with."""
+    user = str(uuid4())
+    binding = await tenant.bind(user, await tenant.role("watcher", "permissions.check"))
+    call = tenant.instances[1].permissions.WatchPermissions(permission_pb2.WatchPermissionsRequest(), metadata=tenant.user(user))
+    follower = Follower(call)
+    await follower.checkpoint()
+    await tenant.unbind(binding)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await follower.next()
+    assert isinstance(status.decode(refusal.value), PermissionDenied)
+
+
+async def test_a_client_with_the_scope_watches_without_a_binding(tenant: Tenant) -> None:
+    metadata, role, user = as_client(tenant.id, str(uuid4()), "permissions.check"), await tenant.role("reader", "doc.read"), str(uuid4())
+    call = tenant.instances[1].permissions.WatchPermissions(permission_pb2.WatchPermissionsRequest(), metadata=metadata)
+    follower = Follower(call)
+    await follower.checkpoint()
+    await tenant.bind(user, role)
+
+    assert await follower.touched() == {(1, user)}
+    call.cancel()
+
+
+async def test_one_reads_for_all_who_stand_at_the_same_place(rbac: Rbac, tenant: Tenant) -> None:
+    """A change wakes thousands of watchers at once: they must not ask Postgres one by one."""
+    role = await tenant.role("reader", "doc.read")
+    async with AsyncExitStack() as stack:
+        followers = [await stack.enter_async_context(following(tenant)) for _ in range(20)]
+        for follower in followers:
+            await follower.checkpoint()
+        statements = rbac.instances[1].database.statements
+        before = sum("policy_change" in sql for sql in statements)
+        user = str(uuid4())
+        await tenant.bind(user, role)
+        assert [await follower.touched() for follower in followers] == [{(1, user)}] * 20
+        asked = sum("policy_change" in sql for sql in statements) - before
+
+    assert asked < 5

@@ -24,7 +24,7 @@ from services import embedded
 from services.chassis.tenancy import DEFAULT_TENANT
 from tests.conftest import ROOT, SALT, Keys, Stores, eventually, free_port, process, serving
 from tests.service.chassis.fault_proxy import FaultProxy
-from watchword.token.v1 import token_pb2, token_pb2_grpc
+from watchword.token.v1 import key_pb2_grpc, token_pb2, token_pb2_grpc
 
 TENANT = str(DEFAULT_TENANT)
 ISSUER = "https://auth.test"
@@ -124,9 +124,11 @@ class Member:
     stack: AsyncExitStack
     process: "subprocess.Popen[bytes] | None" = None
     stub: "token_pb2_grpc.TokenServiceAsyncStub" = field(init=False)
+    keys: "key_pb2_grpc.KeyServiceAsyncStub" = field(init=False)
 
     def __post_init__(self) -> None:
         self.stub = token_pb2_grpc.TokenServiceStub(self.channel)
+        self.keys = key_pb2_grpc.KeyServiceStub(self.channel)
 
     async def start(self) -> None:
         """Serve, at the address that it always has."""
@@ -197,6 +199,17 @@ class Fleet:
         except grpc.aio.AioRpcError as error:
             return error.code()
         return token_pb2.TokenStatus.Name(answer.status)
+
+    async def accept_otherwise(self, text: str) -> bool:
+        """Return whether any instance accepts a token in a batch, or by introspection."""
+        batch = token_pb2.BatchVerifyTokensRequest(requests=[token_pb2.VerifyTokenRequest(token=text)])
+        question = token_pb2.IntrospectTokenRequest(token=text)
+        stubs = [member.stub for member in self.members]
+        asked: list[Any] = [stub.BatchVerifyTokens(batch, metadata=self.identity, timeout=PATIENCE) for stub in stubs]
+        asked += [stub.IntrospectToken(question, metadata=self.identity, timeout=PATIENCE) for stub in stubs]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        said = [answer for answer in answers if not isinstance(answer, BaseException)]
+        return any(answer.active if hasattr(answer, "active") else answer.responses[0].status == token_pb2.VALID for answer in said)
 
     async def verify_all(self, text: str) -> list[Answer]:
         """Return what each instance says, asked all at once."""

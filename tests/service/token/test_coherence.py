@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -31,7 +33,7 @@ from tests.service.chassis.fault_proxy import FaultProxy
 from tests.service.token.conftest import TENANT, TokenInstances
 from watchword.token.v1 import token_pb2
 
-ROUNDS = 10_000 if os.environ.get("WATCHWORD_LONG") else 500
+ROUNDS = 12_000 if os.environ.get("WATCHWORD_LONG") else 480
 Revoke = Callable[[TokenInstances, token_pb2.TokenSet, str, int], Awaitable[object]]
 
 
@@ -71,21 +73,36 @@ async def by_subject(token: TokenInstances, _tokens: token_pb2.TokenSet, subject
     return await token.stubs[at].RevokeTokens(token_pb2.RevokeTokensRequest(tenant_id=TENANT, subject=subject), metadata=token.identity)
 
 
+async def by_client(token: TokenInstances, _tokens: token_pb2.TokenSet, client: str, at: int) -> object:
+    return await token.stubs[at].RevokeTokens(token_pb2.RevokeTokensRequest(tenant_id=TENANT, client_id=client), metadata=token.identity)
+
+
+async def by_tenant(token: TokenInstances, _tokens: token_pb2.TokenSet, tenant: str, at: int) -> object:
+    return await token.stubs[at].RevokeTokens(token_pb2.RevokeTokensRequest(tenant_id=tenant, all_of_tenant=True), metadata=token.identity)
+
+
 async def by_time(token: TokenInstances, _tokens: token_pb2.TokenSet, subject: str, at: int) -> object:
     request = token_pb2.RevokeTokensRequest(tenant_id=TENANT, subject=subject)
     request.issued_before.FromDatetime(datetime.now(UTC))
     return await token.stubs[at].RevokeTokens(request, metadata=token.identity)
 
 
-@pytest.mark.parametrize("revoke", [by_token, by_refresh_token, by_session, by_subject])
-async def test_after_the_answer_no_instance_accepts(token: TokenInstances, revoke: Revoke) -> None:
+@pytest.mark.timeout(120 + ROUNDS // 20)
+@pytest.mark.parametrize(
+    ("revoke", "of"),
+    [(by_token, ""), (by_refresh_token, ""), (by_session, ""), (by_subject, "subject"), (by_client, "client_id"), (by_tenant, "tenant_id")],
+)
+async def test_after_the_answer_no_instance_accepts(token: TokenInstances, revoke: Revoke, of: str) -> None:
     """The headline: warmed on all instances, revoked at one, asked at all at once."""
     await warm(token)
     accepted = []
 
-    for number in range(ROUNDS // 4):
+    for number in range(ROUNDS // 6):
         subject = str(uuid4())
-        tokens = await token.issue(subject=subject)
+        named: dict[str, Any] = {of: subject} if of else {}
+        if of == "tenant_id":
+            named["revision"] = 0
+        tokens = await token.issue(**named)
         assert await tokens_are(token, tokens.access_token) == ["VALID"] * 3
         await revoke(token, tokens, subject, number % 3)
         if await tokens_are(token, tokens.access_token) != ["REVOKED"] * 3:
@@ -105,6 +122,41 @@ async def test_a_revocation_by_time_refuses_what_was_issued_before_it(token: Tok
         return await tokens_are(token, tokens.access_token) == ["REVOKED"] * 3
 
     await eventually(revoked, within=3)
+
+
+@pytest.mark.timeout(120 + ROUNDS // 20)
+async def test_after_a_revocation_by_time_no_instance_accepts(token: TokenInstances) -> None:
+    """Of tokens that are a second older, one after another."""
+    await warm(token)
+    subjects = [str(uuid4()) for _ in range(ROUNDS // 20)]
+    issued = [await token.issue(subject=subject) for subject in subjects]
+    over = int(time.time()) + 1
+    await eventually(lambda: _is_past(over))
+    accepted = []
+
+    for number, (subject, tokens) in enumerate(zip(subjects, issued, strict=True)):
+        assert await tokens_are(token, tokens.access_token) == ["VALID"] * 3
+        await by_time(token, tokens, subject, number % 3)
+        if await tokens_are(token, tokens.access_token) != ["REVOKED"] * 3:
+            accepted.append(number)
+
+    assert accepted == []
+
+
+async def _is_past(seconds: float) -> bool:
+    return time.time() >= seconds
+
+
+async def test_a_session_outlives_the_revocation_of_one_of_its_tokens(token: TokenInstances) -> None:
+    """A075: who revokes an access token takes that, and no more: the next one is good."""
+    tokens = await token.issue()
+    await by_token(token, tokens, "", 0)
+
+    request = token_pb2.RefreshTokenRequest(refresh_token=tokens.refresh_token, revision=await token.revision())
+    refreshed = (await token.stubs[1].RefreshToken(request, metadata=token.identity)).tokens
+
+    assert await tokens_are(token, tokens.access_token) == ["REVOKED"] * 3
+    assert await tokens_are(token, refreshed.access_token) == ["VALID"] * 3
 
 
 async def test_a_tenant_can_be_revoked_whole(token: TokenInstances) -> None:

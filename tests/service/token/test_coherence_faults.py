@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -13,7 +14,7 @@ import pytest
 from services.chassis.coherence import LEASE
 from tests.conftest import Keys, Stores, eventually
 from tests.service.token.fleet import AGAIN, PATIENCE, TENANT, Fleet, Valkey, running_fleet
-from watchword.token.v1 import token_pb2
+from watchword.token.v1 import key_pb2, token_pb2
 
 COUNT = 3
 
@@ -40,6 +41,7 @@ async def refused_after_ok(fleet: Fleet, rounds: int) -> None:
         assert "REVOKED" not in await fleet.verify_all(tokens.access_token)
         await fleet.revoke(tokens, number % COUNT)
         assert "VALID" not in await fleet.verify_all(tokens.access_token)
+        assert not await fleet.accept_otherwise(tokens.access_token)
 
 
 async def test_an_instance_that_hears_late_is_waited_for(fleet: Fleet) -> None:
@@ -320,6 +322,99 @@ async def test_a_repeat_without_a_request_id_is_answered_when_the_first_could_ha
     await revoke(1, PATIENCE)
 
     assert set(await fleet.verify_all(tokens.access_token)) == {"REVOKED"}
+
+
+class Other:
+    """The RPCs that neither verify nor revoke, ready to be called at token-1."""
+
+    def __init__(self, fleet: Fleet, opened: token_pb2.TokenSet, manager: str) -> None:
+        one, client, revision = fleet.members[0], str(uuid4()), 10**6
+        bare: dict[str, Any] = {"tenant_id": TENANT, "type": token_pb2.PRINCIPAL_TYPE_CLIENT, "subject": client, "revision": revision}
+        shared: dict[str, Any] = {"subject_token": opened.access_token, "tenant_id": TENANT, "client_scopes": ["account"]}
+        exchange = token_pb2.ExchangeTokenRequest(**shared, client_id=client, revision=revision)
+        refresh = token_pb2.RefreshTokenRequest(refresh_token=opened.refresh_token, revision=revision)
+        rotate = key_pb2.RotateSigningKeysRequest(request_id=str(uuid4()))
+        by_manager = (("authorization", f"Bearer {manager}"),)
+        self._calls: dict[str, Callable[[], Any]] = {
+            "IssueToken": lambda: one.stub.IssueToken(token_pb2.IssueTokenRequest(**bare), metadata=fleet.identity, timeout=8),
+            "IssueToken with a session": lambda: one.stub.IssueToken(
+                token_pb2.IssueTokenRequest(**bare, with_refresh_token=True), metadata=fleet.identity, timeout=8
+            ),
+            "ExchangeToken": lambda: one.stub.ExchangeToken(exchange, metadata=fleet.identity, timeout=8),
+            "RefreshToken": lambda: one.stub.RefreshToken(refresh, metadata=fleet.identity, timeout=8),
+            "GetJwks": lambda: one.keys.GetJwks(key_pb2.GetJwksRequest(), timeout=8),
+            "WatchRevocations": lambda: self._watch(fleet),
+            "RotateSigningKeys": lambda: one.keys.RotateSigningKeys(rotate, metadata=by_manager, timeout=8),
+        }
+
+    @staticmethod
+    async def _watch(fleet: Fleet) -> None:
+        async def say() -> AsyncIterator[token_pb2.WatchRevocationsRequest]:
+            yield token_pb2.WatchRevocationsRequest()
+            await asyncio.Event().wait()
+
+        async for response in fleet.members[0].stub.WatchRevocations(say(), metadata=fleet.identity, timeout=3):
+            if response.HasField("checkpoint"):
+                return
+
+    async def codes(self) -> dict[str, grpc.StatusCode]:
+        """Call each, one after another; return how those that fail do."""
+        failed = {}
+        for name, call in self._calls.items():
+            try:
+                await call()
+            except grpc.aio.AioRpcError as error:
+                failed[name] = error.code()
+        return failed
+
+
+WRITES = {"IssueToken with a session", "ExchangeToken", "RefreshToken", "RotateSigningKeys"}
+
+
+async def redis_gone(fleet: Fleet) -> None:
+    for member in fleet.members:
+        await member.redis.cut()
+    await eventually(lambda: fleet.are("direct"))
+
+
+async def postgres_gone(fleet: Fleet) -> None:
+    for member in fleet.members:
+        await member.postgres.cut()
+
+
+async def postgres_silent(fleet: Fleet) -> None:
+    for member in fleet.members:
+        member.postgres.freeze()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "failing"),
+    [(redis_gone, {"WatchRevocations"}), (postgres_gone, WRITES), (postgres_silent, WRITES)],
+    ids=["redis", "postgres", "silent"],
+)
+async def test_what_becomes_of_all_other_rpcs(fleet: Fleet, break_it: Callable[[Fleet], Awaitable[None]], failing: set[str]) -> None:
+    """What writes needs Postgres; what follows the log needs Redis; signing and the key set need neither."""
+    manager = await fleet.issue(type=token_pb2.PRINCIPAL_TYPE_CLIENT, scopes=["signing-keys.manage"])
+    others = Other(fleet, await fleet.issue(scopes=["account"]), manager.access_token)
+    await break_it(fleet)
+
+    codes = await others.codes()
+    assert set(codes) == failing
+    assert set(codes.values()) <= set(AGAIN)
+
+
+async def test_postgres_silent_for_all(fleet: Fleet) -> None:
+    """It accepts and does not answer: who would revoke hears so within about a second, however long he could wait, and memory answers meanwhile."""
+    tokens = await fleet.issue()
+    await postgres_silent(fleet)
+
+    for member in fleet.members:
+        began = time.monotonic()
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await member.stub.RevokeToken(token_pb2.RevokeTokenRequest(token=tokens.access_token), metadata=fleet.identity, timeout=8)
+        assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - began < 3
+    assert set(await fleet.verify_all(tokens.access_token)) == {"VALID"}
 
 
 async def test_postgres_gone_for_all(fleet: Fleet) -> None:

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from tests.conftest import Keys, Stores
 from tests.service.token.fleet import ISSUER, TENANT, Fleet, Member, running_fleet
-from tests.service.token.inquiry import REVOKED, SILENT, VALID, Answer, History, Inquiry, Issued, Name, Revocation, now
+from tests.service.token.inquiry import REVOKED, SILENT, VALID, YOUNG, Answer, History, Inquiry, Issued, Name, Revocation, client_of, now
 from watchword import TokenVerifier, WhenStale
 from watchword.refusals import TokenRevoked, VerificationStale
 from watchword.token.v1 import token_pb2
@@ -89,22 +89,27 @@ async def revoke_for_ever(inquiry: Inquiry, dice: random.Random) -> None:
         if not tokens:
             await asyncio.sleep(0.05)
             continue
-        await asyncio.sleep(dice.random() * 0.2)
+        is_by_time = tenant == TENANT and dice.random() < 0.15
+        await asyncio.sleep(YOUNG if is_by_time else dice.random() * 0.2)
         late = asyncio.create_task(inquiry.issue(dice, subject, tenant)) if dice.random() < 0.3 else None
-        await inquiry.revoke(dice, *way_to_revoke(dice, tokens[0], subject, tenant), tries=dice.choice((1, 30, 30, 30)))
+        await inquiry.revoke(dice, *way_to_revoke(dice, tokens[0], subject, tenant, is_by_time=is_by_time), tries=dice.choice((1, 30, 30, 30)))
         await asyncio.gather(*(inquiry.ask(member, [one.access_token for one in tokens]) for member in inquiry.fleet.members))
         if late is not None:
             await late
 
 
-def way_to_revoke(dice: random.Random, tokens: token_pb2.TokenSet, subject: str, tenant: str) -> tuple[Name, Any]:
+def way_to_revoke(dice: random.Random, tokens: token_pb2.TokenSet, subject: str, tenant: str, *, is_by_time: bool) -> tuple[Name, Any]:
     """Return what is revoked, and the request for it."""
     once = dice.choice((str(uuid4()), ""))  # empty: a repeat does not say that it is one
     by_target = token_pb2.RevokeTokensRequest(tenant_id=tenant, request_id=once)
     if tenant != TENANT:
         by_target.all_of_tenant = True
         return Name("tenant", tenant), by_target
-    kind = dice.choice(("token", "refresh token", "session", "subject"))
+    if is_by_time:
+        by_target.subject = subject
+        by_target.issued_before.FromDatetime(datetime.now(UTC))
+        return Name("subject", subject), by_target
+    kind = dice.choice(("token", "refresh token", "session", "subject", "client"))
     if kind == "token":
         return Name("token", tokens.access_token), token_pb2.RevokeTokenRequest(token=tokens.access_token, request_id=once)
     if kind == "refresh token":
@@ -112,6 +117,9 @@ def way_to_revoke(dice: random.Random, tokens: token_pb2.TokenSet, subject: str,
     if kind == "session":
         by_target.session_id = tokens.session_id
         return Name("session", tokens.session_id), by_target
+    if kind == "client":
+        by_target.client_id = client_of(subject)
+        return Name("client", by_target.client_id), by_target
     by_target.subject = subject
     return Name("subject", subject), by_target
 

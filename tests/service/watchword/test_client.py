@@ -335,6 +335,22 @@ async def test_who_stops_leaves_nobody_waiting(fake: FakePermissions) -> None:
     await line.stop()
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_who_stops_leaves_nobody_waiting_however_far_his_question_has_come(fake: FakePermissions, turns: int) -> None:
+    """A task that is cancelled before it begins does nothing at all: a batch of that instant would wait for ever."""
+    client = fake.client()
+    await client.start()
+    fake.gate.clear()
+    waiting = asyncio.create_task(client.check(USER, "folders.read", timeout=60.0))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await client.stop()
+    fake.gate.set()
+
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(waiting, 5)
+
+
 async def test_who_has_stopped_answers_no_more(fake: FakePermissions) -> None:
     client = fake.client()
     for _ in range(2):

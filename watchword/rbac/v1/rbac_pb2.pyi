@@ -1504,6 +1504,7 @@ class SetResourceParentRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
     """`type/id`."""
     parent: _builtins.str
@@ -1512,6 +1513,8 @@ class SetResourceParentRequest(_message.Message):
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
     validate_only: _builtins.bool
     """Change nothing, and answer what would change: see `impact`."""
+    etag: _builtins.str
+    """If set, the change is made only if this is still the resource's etag."""
     def __init__(
         self,
         *,
@@ -1519,10 +1522,11 @@ class SetResourceParentRequest(_message.Message):
         parent: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "resource", b"resource", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "parent", b"parent", "request_id", b"request_id", "resource", b"resource", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1536,8 +1540,11 @@ class SetResourceParentResponse(_message.Message):
 
     CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     IMPACT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     consistency_token: _builtins.str
     """A consistency token of this change."""
+    etag: _builtins.str
+    """The resource's etag now."""
     @_builtins.property
     def impact(self) -> Global___Impact:
         """Who gains and loses what; only of a change that was validated only."""
@@ -1547,10 +1554,11 @@ class SetResourceParentResponse(_message.Message):
         *,
         consistency_token: _builtins.str = ...,
         impact: Global___Impact | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "impact", b"impact"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "etag", b"etag", "impact", b"impact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1586,19 +1594,23 @@ class GetResourceResponse(_message.Message):
 
     RESOURCE_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
     """`type/id`."""
     parent: _builtins.str
     """`type/id`; empty for a root. A resource that was never written down is a root."""
+    etag: _builtins.str
+    """What says that the resource still lies there, for SetResourceParent."""
     def __init__(
         self,
         *,
         resource: _builtins.str = ...,
         parent: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "parent", b"parent", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
