@@ -17,7 +17,7 @@ from services.rbac.decisions import Decision, Question
 from services.rbac.memory import Standing
 from services.rbac.messages import wire_decision
 from services.rbac.nodes import Revision
-from services.rbac.questions import Reader, make_room, parsed
+from services.rbac.question_messages import Reader, make_room, parsed
 from watchword.rbac.v1 import permission_pb2
 
 QUESTION_BYTES = 768  # about, of one that is remembered

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rbac.questions import Read, Reader
+from services.rbac.question_messages import Read, Reader
 from watchword.common.v1 import consistency_pb2
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
 
