@@ -58,7 +58,8 @@ async def through(stack: World, person: Person, breaks: Act, mends: Act, *, last
         await last(2.0)
         began = now()
         await breaks()
-        while now() < began + lasting:
+        broken = now()
+        while now() < broken + lasting:
             healthy = await stack.healthy()
             fewest = {service: min(count, fewest.get(service, count)) for service, count in healthy.items()}
             await last(0.2)
