@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from services.chassis.tenancy import DEFAULT_TENANT
 from tests.conftest import ROOT, SALT, Keys, Stores, eventually, free_port, instance, serving
-from watchword import status
+from watchword import TokenVerifier, status
 from watchword.errors import IdempotencyConflict, NotFound, PermissionDenied, WatchwordError
+from watchword.refusals import TokenRevoked
 from watchword.token.v1 import key_pb2, key_pb2_grpc, token_pb2, token_pb2_grpc
 
 ISSUER = "https://auth.test"
@@ -44,6 +45,7 @@ class Running:
     tokens: "token_pb2_grpc.TokenServiceAsyncStub"
     keys: "key_pb2_grpc.KeyServiceAsyncStub"
     log: Path
+    address: str
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Deployment:
         address, process = self.stack.enter_context(instance("services.token", environment={**self.environment, **settings}, log=log))
         await serving(address, process, log)
         channel = grpc.aio.insecure_channel(address)
-        started = Running(process, token_pb2_grpc.TokenServiceStub(channel), key_pb2_grpc.KeyServiceStub(channel), log)
+        started = Running(process, token_pb2_grpc.TokenServiceStub(channel), key_pb2_grpc.KeyServiceStub(channel), log, address)
         self.running.append(started)
         return started
 
@@ -385,6 +387,32 @@ async def test_a_revoked_key_is_refused_everywhere_when_the_call_returns(still: 
         assert [await still.status(at, token) for token in fresh for at in (one, two)] == ["VALID"] * 4
         await eventually(partial(verifies, still, cut_off, fresh[0]))
         await eventually(partial(signs_with_another, still, cut_off, kid))
+
+
+ALGORITHMS = ["PS256", "RS256", "ES256", "Ed25519"] if os.environ.get("WATCHWORD_LONG") else ["PS256"]  # the others sign in other tests
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_what_is_signed_by_any_algorithm_is_verified_everywhere(still: Deployment, algorithm: str) -> None:
+    """Signed at one instance; verified at another, by the key set that anybody may read, and by a verifier in another process."""
+    one, two = await still.start(JWT_ALGORITHM=algorithm), await still.start(JWT_ALGORITHM=algorithm)
+    token = await still.issue(one)
+    kid = kid_of(token)
+
+    assert [await still.status(at, token) for at in (one, two)] == ["VALID"] * 2
+    assert (await jwks(two))[kid]["alg"] == algorithm
+    async with TokenVerifier(two.address, credentials=partial(still.issue, two, "tokens.verify"), issuer=ISSUER) as verifier:
+        assert verifier.verify(token).subject
+        await one.tokens.RevokeToken(token_pb2.RevokeTokenRequest(token=token), metadata=still.service_keys.metadata("identity", to="token"))
+
+        async def is_refused() -> bool:
+            try:
+                verifier.verify(token)
+            except TokenRevoked:
+                return True
+            return False
+
+        await eventually(is_refused)
 
 
 async def verifies(deployment: Deployment, at: Running, token: str) -> bool:
