@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from services.chassis.tenancy import DEFAULT_TENANT
 from tests.conftest import ROOT, SALT, Keys, Stores, eventually, free_port, instance, serving
 from watchword import TokenVerifier, status
-from watchword.errors import IdempotencyConflict, NotFound, PermissionDenied, WatchwordError
+from watchword.errors import IdempotencyConflict, NotFound, PermissionDenied, PreconditionFailed, WatchwordError
 from watchword.refusals import TokenRevoked
 from watchword.token.v1 import key_pb2, key_pb2_grpc, token_pb2, token_pb2_grpc
 
@@ -424,6 +424,22 @@ async def signs_with_another(deployment: Deployment, at: Running, kid: str) -> b
         return kid_of(await deployment.issue(at)) != kid
     except grpc.aio.AioRpcError:
         return False
+
+
+async def test_nobody_can_rotate_until_the_key_set_is_too_large(still: Deployment) -> None:
+    """Whoever verifies elsewhere refuses a set of more than a hundred."""
+    one = await still.start()
+    retiring = "INSERT INTO token.signing_key (kid, algorithm, state, public_pem, sealed_private, create_time, state_time)"
+    copied = "SELECT 'old-' || n, algorithm, 'RETIRING', public_pem || repeat(' ', n), sealed_private, create_time, now() FROM token.signing_key"
+    active = kid_of(await still.issue(one))
+    manager = await still.as_manager(one)
+    await still.execute(f"{retiring} {copied}, generate_series(1, 89) AS n WHERE state = 'ACTIVE'")
+
+    refused = await refusal(one.keys.RotateSigningKeys(key_pb2.RotateSigningKeysRequest(request_id=str(uuid4())), metadata=manager))
+
+    assert isinstance(refused, PreconditionFailed)
+    await still.execute("DELETE FROM token.signing_key WHERE kid LIKE 'old-%'")
+    assert kid_of(await still.issue(one)) == active
 
 
 async def test_a_revoked_key_does_not_come_back(still: Deployment) -> None:
