@@ -335,6 +335,51 @@ async def test_a_rotation_killed_between_any_two_steps_goes_on(still: Deployment
     assert kid_of(await still.issue(last)) == list(await still.ring())[1]
     assert list((await still.ring()).values()) == ["RETIRING", "ACTIVE"]
 
+    await gate.close()
+    await still.execute("UPDATE token.signing_key SET state_time = state_time - interval '2 hours' WHERE state = 'RETIRING'")
+    async with asyncio.timeout(40):
+        while "RETIRING" in (await still.ring()).values():
+            await gate.let_one_through()
+    await still.kill(last)
+    await gate.open()
+
+    again = await still.start()
+    assert list((await still.ring()).values()) == ["RETIRED", "ACTIVE"]
+    assert await still.status(again, token) == "UNKNOWN_KEY"
+
+
+async def test_a_key_waits_for_a_verifier_elsewhere_that_has_not_reported_it(still: Deployment) -> None:
+    """It would refuse the first tokens of that key. Once it has reported it, the key signs."""
+    one = await still.start(KEY_PROMOTION_LIMIT="60")
+    present = kid_of(await still.issue(one))
+    watch = one.tokens.WatchRevocations(metadata=still.service_keys.metadata("identity", to="token"), timeout=60)
+    await watch.write(token_pb2.WatchRevocationsRequest(key_ids=[present]))
+    kid = await still.rotate(one)
+    while True:
+        told = await watch.read()
+        assert isinstance(told, token_pb2.WatchRevocationsResponse)
+        if kid in told.jwks:
+            break
+    for _ in range(3):  # it says what is held about every second, and looks at what is due more often
+        await eventually(partial(has_said, still, await said_at(still)))
+    assert (await still.ring())[kid] == "PUBLISHED"
+
+    await watch.write(token_pb2.WatchRevocationsRequest(key_ids=[present, kid]))
+
+    await eventually(lambda: is_state(still, kid, "ACTIVE"), within=20)
+    watch.cancel()
+
+
+async def said_at(deployment: Deployment) -> Any:
+    connection = await asyncpg.connect(deployment.url)
+    seen = await connection.fetchval("SELECT max(seen_time) FROM token.instance")
+    await connection.close()
+    return seen
+
+
+async def has_said(deployment: Deployment, since: Any) -> bool:
+    return bool(await said_at(deployment) > since)
+
 
 async def test_a_key_waits_for_an_instance_that_does_not_hold_it(still: Deployment) -> None:
     """A published key signs nothing while some instance may refuse its tokens; beyond the limit it does, and that is said."""
