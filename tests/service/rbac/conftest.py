@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -360,6 +361,34 @@ async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIter
             await eventually(partial(_is_current, coherence))
             yield Instance(channel, database, decides.store, decides.checker, revisions, memory, coherence, assembly.watching)
         await server.stop(0)
+
+
+@dataclass
+class Turns:
+    """Turns of the event loop: how much computing the longest of them took, and all together, in seconds."""
+
+    longest: float = 0.0
+    sum: float = 0.0
+
+
+@asynccontextmanager
+async def turns() -> AsyncIterator[Turns]:
+    """Watch the loop while inside. What other processes take does not count."""
+    told, is_over = Turns(), False
+
+    async def watch() -> None:
+        while not is_over:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            took = time.thread_time() - began
+            told.longest, told.sum = max(told.longest, took), told.sum + took
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield told
+    finally:
+        is_over = True
+        await watching
 
 
 class Leaseless:
