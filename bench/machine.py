@@ -5,8 +5,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +48,13 @@ def pinned(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def keep_on(pid: int, cores: Iterable[int]) -> None:
+    """Keep all threads of a process on these cores."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(ProcessLookupError):  # it may have ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)
+
+
 def cpu_nanoseconds(pid: int) -> int:
     """Return the CPU time, user and system, of all threads that the process has or had. Source: clock_getcpuclockid(3)."""
     return time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED)
@@ -55,9 +62,25 @@ def cpu_nanoseconds(pid: int) -> int:
 
 def resident_bytes(pid: int, *, peak: bool = False) -> int:
     """Return the resident set of a process, or the largest it ever was."""
-    name = "VmHWM:" if peak else "VmRSS:"
+    return _status_bytes(pid, "VmHWM:" if peak else "VmRSS:")
+
+
+def _status_bytes(pid: int, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a process holds in memory: bytes in all, and those that are no pages of files and of no shared memory."""
+
+    resident: int
+    own: int
+
+    @classmethod
+    def of(cls, pid: int) -> "Weight":
+        """Weigh a process, without those that it forked."""
+        return cls(_status_bytes(pid, "VmRSS:"), _status_bytes(pid, "RssAnon:"))
 
 
 @dataclass(frozen=True, slots=True)

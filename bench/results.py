@@ -8,6 +8,14 @@ from bench.figures import Figure
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A group that gave no figures, and why."""
+
+    group: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """All that one run found, and on what."""
 
@@ -19,6 +27,7 @@ class Results:
     cores_apart: bool  # whether the load ran on another core than what was measured
     settings: dict[str, str]
     figures: tuple[Figure, ...]
+    failures: tuple[Failure, ...] = ()
 
     def encode(self) -> bytes:
         """Return the JSON, with each figure's verdict written out."""

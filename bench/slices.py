@@ -12,6 +12,7 @@ from bench.workers import BenchError, Worker
 
 CONCURRENCY = 32
 WARM_UP_SECONDS = 0.5
+ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,20 @@ class Load:
     rate: float | None = None
 
     async def __call__(self, number: int) -> Sample:
-        """Run one slice. Raises BenchError if an answer is not the expected one, or the instance counted otherwise."""
-        counted, before_loads = await self._counted(), await self._loaded()
+        """Run one slice, and again if it was not as `cold` says: whose lease ended on a busy machine, that instance reads once, and remembers again.
+
+        Raises  BenchError if an answer is not the expected one, or the instance counted otherwise
+        """
+        for _ in range(ATTEMPTS):
+            before = await self._loaded()
+            sample = await self._slice(number)
+            loads = await self._loaded() - before
+            if self.cold is None or self.instance.metrics is None or loads * self.units == sample.units * self.cold:
+                return sample
+        raise BenchError(f"{loads} reads of Postgres for {sample.units} answers to {self.method}, {ATTEMPTS} times; see {self.instance.log}")
+
+    async def _slice(self, number: int) -> Sample:
+        counted = await self._counted()
         before = cpu_nanoseconds(self.instance.pid)
         answer = await self.worker.ask(
             address=self.instance.address,
@@ -116,8 +129,6 @@ class Load:
             raise BenchError(f"{self.method} answered {answer['outcomes']}, not {units} times {self.expected}; see {self.instance.log}")
         if self.instance.metrics is not None and (told := await self._counted() - counted) != answer["answers"]:
             raise BenchError(f"the instance counted {told} calls of {self.method} that ended with OK, the load {answer['answers']}")
-        if self.cold is not None and (loads := await self._loaded() - before_loads) != answer["answers"] * self.cold:
-            raise BenchError(f"{loads} of {answer['answers']} answers to {self.method} cost a read of Postgres")
         return Sample(units, cpu, answer["seconds"], answer["p50"], answer["p99"], answer["longest"])
 
     async def _counted(self) -> int:

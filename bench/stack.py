@@ -21,14 +21,17 @@ from bench.workers import ROOT, BenchError, Worker, worker
 from services import embedded
 from services.chassis.migrate import migrate
 from services.up.child import Child, Command
+from services.up.home import write_private
 from services.up.ports import reserve_any
 from services.up.probes import Probe, grpc_serving, postgres_accepting, until_healthy, valkey_answering
 
 HOST = "127.0.0.1"
 START_LIMIT = 60.0  # seconds
+STOP_LIMIT = 10.0  # seconds
 # Limits stay on and cost what they cost, but nobody runs into them.
 SETTINGS = {
     "ACCESS_TOKEN_TTL": "3600",
+    "BCRYPT_COST": "12",  # the default
     "DRAIN_TIMEOUT": "0",
     "RATE_LIMIT_READ": "100000000/60",
     "RATE_LIMIT_WRITE": "100000000/60",
@@ -131,6 +134,12 @@ class Stack:
             yield Instance(address, child.pid, log, time.monotonic() - began)
 
     @asynccontextmanager
+    async def running(self, child: Child, healthy: Probe, *, core: int | None = None, stop_limit: float = STOP_LIMIT) -> AsyncIterator[None]:
+        """Run any process while inside; enter once it is healthy. Raises BenchError."""
+        async with _running(child, healthy, core=core, stop_limit=stop_limit):
+            yield
+
+    @asynccontextmanager
     async def worker(self, module: str, *arguments: str, measured: bool = False) -> AsyncIterator[Worker]:
         """Run a worker while inside, on the measured core or the other one."""
         core = self.cores.measured if measured else self.cores.others
@@ -161,7 +170,7 @@ async def running_stack() -> AsyncIterator[Stack]:
             )
             urls = tuple(f"redis://:{password}@{HOST}:{redis.port}/{number}" for number in range(10))
             running = Stack(home, cores, ServiceKeys.new(), signer, url, urls)
-            running.key_file.write_text(signer.pem)
+            write_private(running.key_file, signer.pem)
             yield running
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -180,7 +189,7 @@ async def lease_state(database: str) -> str:
 
 
 @asynccontextmanager
-async def _running(child: Child, healthy: Probe, *, core: int | None) -> AsyncIterator[None]:
+async def _running(child: Child, healthy: Probe, *, core: int | None, stop_limit: float = STOP_LIMIT) -> AsyncIterator[None]:
     """Run `child` while inside; enter once it is healthy. Raises BenchError with its last words if it ends before, or never is."""
     with pinned(core):
         await child.start()
@@ -188,7 +197,7 @@ async def _running(child: Child, healthy: Probe, *, core: int | None) -> AsyncIt
         await _until_ready(child, healthy)
         yield
     finally:
-        await child.stop(10)
+        await child.stop(stop_limit)
 
 
 async def _until_ready(child: Child, healthy: Probe) -> None:

@@ -92,8 +92,10 @@ class Fanout:
             log.debug("fanned_out", changes=len(posted), milliseconds=round((time.monotonic() - began) * 1000, 2))
 
     async def settle(self, *, budget: float = BUDGET) -> None:
-        """Return when nothing that is committed waits any more: for a repeat of a call whose first answer was lost. Raises FanoutPending."""
-        await self.spread([posted async for batch in self._outbox.batches() for posted in batch], budget=budget)
+        """Return when nothing that is committed waits any more, for an answer that says that nothing is left to do. Raises FanoutPending."""
+        waiting = [posted async for batch in self._outbox.batches() for posted in batch]
+        delivered = set(self._delivered)  # everybody has them; they are only not struck off yet
+        await self.spread([posted for posted in waiting if posted.id not in delivered], budget=budget)
 
     def _enqueue(self, posted: Sequence[Posted]) -> asyncio.Future[None]:
         waiting = Waiting(posted, asyncio.get_running_loop().create_future())

@@ -13,6 +13,7 @@ from services.chassis.metrics import Family, LoopLag, Sample, Source, counter, g
 from services.chassis.postgres import Database
 from services.chassis.redis import Redis
 from services.chassis.settings import ChassisSettings
+from services.chassis.skew import Skew
 
 
 def build(settings: ChassisSettings) -> Source:
@@ -54,6 +55,17 @@ def database(database: Database) -> Source:
         yield counter("watchword_database_failures_total", "Times that Postgres was not to be had, or the pool was empty.", use.failures)
         yield histogram("watchword_propagation_seconds", "Seconds from commit until no instance answered from before it.", use.spread)
         yield counter("watchword_fanout_pending_total", "Changes not known everywhere when their caller had to be answered.", use.pending)
+
+    return source
+
+
+def clock(skew: Skew) -> Source:
+    """Whether this host's clock is right."""
+
+    def source() -> Iterator[Family]:
+        yield gauge(
+            "watchword_clock_skew_seconds", "Seconds by which this host's clock is at least ahead of Postgres's; below 0: behind.", skew.seconds
+        )
 
     return source
 

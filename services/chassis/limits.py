@@ -20,6 +20,7 @@ from services.chassis.settings import ChassisSettings
 from watchword.errors import RateLimited
 
 CHECK_LOT = 1000  # checks taken at once, but never more than a tenth of the limit
+RESERVE = 4  # the share of a lot with which left the next is asked for
 SHARE = 2  # of how many instances one assumes to be, when Redis does not answer
 MAX_KEYS = 50_000  # of the instance's own buckets
 
@@ -57,10 +58,14 @@ class Limit:
 
 @dataclass(slots=True)
 class Lot:
-    """Checks that were taken from a budget together: how many are left, and the monotonic second until which they count."""
+    """Checks that were taken from a budget together: how many are left, and the monotonic second until which they count.
+
+    With `reserve` left, who spends them asks for more: else all calls in flight would find the lot empty at once, and take the long way.
+    """
 
     left: int
     until: float
+    reserve: int
 
 
 class Limits:
@@ -98,9 +103,11 @@ class Limits:
                 lot = lots.get(budget)
                 if lot is None or lot.left <= 0 or lot.until <= now:
                     return False
-                drawn.append(lot)
-        for lot in drawn:
+                drawn.append((budget, lot))
+        for budget, lot in drawn:
             lot.left -= 1
+            if lot.left == lot.reserve and budget not in self._refills:
+                self._begin_refill(budget, self._limits[klass])
         return True
 
     async def take(self, klass: LimitClass, kind: str, who: str) -> None:
@@ -115,14 +122,16 @@ class Limits:
     async def _take_lot(self, budget: tuple[str, str], limit: Limit) -> float:
         """Return microseconds to wait, 0 if the call may pass. All who find a lot empty wait for the same new one."""
         while not self._draw(budget):
-            refill = self._refills.get(budget)
-            if refill is None:
-                refill = self._refills[budget] = asyncio.create_task(self._refill(budget, limit), name="refill")
-                refill.add_done_callback(lambda _: self._refills.pop(budget))
+            refill = self._refills.get(budget) or self._begin_refill(budget, limit)
             wait = await asyncio.shield(refill)  # of several who wait, one that gives up must not end it
             if wait > 0:
                 return wait
         return 0
+
+    def _begin_refill(self, budget: tuple[str, str], limit: Limit) -> asyncio.Task[float]:
+        refill = self._refills[budget] = asyncio.create_task(self._refill(budget, limit), name="refill")
+        refill.add_done_callback(lambda _: self._refills.pop(budget))
+        return refill
 
     def _draw(self, budget: tuple[str, str]) -> bool:
         lot = self._lots.get(budget)
@@ -136,7 +145,9 @@ class Limits:
         size = max(1, min(CHECK_LOT, limit.count // 10))
         wait = await self._ask(_key(LimitClass.CHECK, *budget), limit, size)
         if wait <= 0:
-            self._lots[budget] = Lot(size, time.monotonic() + limit.seconds)
+            now, old = time.monotonic(), self._lots.get(budget)
+            left = old.left if old is not None and old.until > now else 0
+            self._lots[budget] = Lot(left + size, now + limit.seconds, size // RESERVE)
             self._lots.move_to_end(budget)
             if len(self._lots) > MAX_KEYS:
                 self._lots.popitem(last=False)

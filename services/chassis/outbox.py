@@ -28,11 +28,12 @@ class Outbox:
         self._database = database
 
     _LIST = """
-        SELECT id, payload, takes_away FROM change WHERE create_time <= clock_timestamp() - $1::interval AND id > $2 ORDER BY id LIMIT $3
+        SELECT id, payload, takes_away FROM change
+        WHERE ($1::interval IS NULL OR create_time <= clock_timestamp() - $1::interval) AND id > $2 ORDER BY id LIMIT $3
     """
 
-    async def list(self, *, older_than: timedelta = timedelta(), after: int = 0) -> list[Posted]:
-        """Return changes that have waited for so long, oldest first, at most BATCH."""
+    async def list(self, *, older_than: timedelta | None = None, after: int = 0) -> list[Posted]:
+        """Return changes that wait, or have waited for so long, oldest first, at most BATCH. Without `older_than` no clock is asked."""
         rows = await self._database.fetch(self._LIST, older_than, after, BATCH)
         return [Posted(row["id"], row["payload"], row["takes_away"]) for row in rows]
 
@@ -108,7 +109,7 @@ class GuestBook(Outbox):
         """  # noqa: S608  (a context's name is written in the code)
         self._leave = f"DELETE FROM {context}.instance WHERE id = $1"  # noqa: S608
 
-    async def list(self, *, older_than: timedelta = timedelta(), after: int = 0) -> list[Posted]:
+    async def list(self, *, older_than: timedelta | None = None, after: int = 0) -> list[Posted]:
         """Return nothing: what was acknowledged while nobody had a lease is in Postgres, and so in all answers of that context's instances."""
         return []
 

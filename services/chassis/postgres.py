@@ -26,7 +26,7 @@ from services.chassis.migrate import latest
 from services.chassis.sealing import Sealer, derive
 from services.chassis.settings import ChassisSettings
 from services.chassis.tenancy import TenantId
-from watchword.errors import DependencyUnavailable, FanoutPending, IdempotencyConflict, ResourceExhausted
+from watchword.errors import DependencyUnavailable, FanoutPending, IdempotencyConflict, NotFound, ResourceExhausted
 
 T = TypeVar("T")
 Row = asyncpg.Record
@@ -65,6 +65,7 @@ class Change:
     call: Call
     events: list[AuditEvent] = field(default_factory=list)
     notices: list[tuple[str, bool]] = field(default_factory=list)
+    is_settling: bool = False
 
     def audit(self, event: AuditEvent) -> None:
         """Add an audit row to this transaction."""
@@ -76,6 +77,13 @@ class Change:
         takes_away  the call is answered only when no instance can answer from before it; what only gives may arrive a moment later
         """
         self.notices.append((notice, takes_away))
+
+    def settle(self) -> None:
+        """Let the call be answered only when every instance knows all that was committed before.
+
+        For an effect that takes away and finds it done: whoever did it may have been told FANOUT_PENDING, or may still be waiting.
+        """
+        self.is_settling = True
 
 
 class Spreader(Protocol):
@@ -194,6 +202,12 @@ class Database:
         """Ask Postgres for nothing."""
         await self.fetch("SELECT 1")
 
+    async def clock(self) -> datetime:
+        """Return the present instant by Postgres's clock."""
+        (row,) = await self.fetch("SELECT clock_timestamp() AS now")
+        now: datetime = row["now"]
+        return now
+
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """Return all rows of one statement. A read that lost its connection is tried once more."""
         try:
@@ -309,37 +323,50 @@ class Database:
         """
         posted: list[Posted] = []
         crashpoint("change.before_begin")
-        async with self.transaction() as connection:
-            kept = None if call.once is None else await self._claim(connection, call, call.once)
-            if kept is None:
+        try:
+            async with self.transaction() as connection:
                 change = Change(connection, call)
-                outcome = await effect(change)
-                crashpoint("change.after_effect")
-                await record(connection, self._schema, call, change.events)
-                crashpoint("change.after_audit")
-                if call.once is not None:
-                    await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
-                posted = [Posted(await connection.fetchval(_POST, *notice), *notice) for notice in change.notices]
-                crashpoint("change.before_commit")
+                kept = None if call.once is None else await self._claim(connection, call, call.once)
+                if kept is None:
+                    outcome = await effect(change)
+                    crashpoint("change.after_effect")
+                    await record(connection, self._schema, call, change.events)
+                    crashpoint("change.after_audit")
+                    if call.once is not None:
+                        await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
+                    posted = [Posted(await connection.fetchval(_POST, *notice), *notice) for notice in change.notices]
+                    crashpoint("change.before_commit")
+        except NotFound:
+            await self.settle(call)  # that it is gone is an answer too
+            raise
         crashpoint("change.after_commit")
-        if self._spreader is None:
-            assert not posted, "nobody tells the instances"
-        elif posted:
-            await self._spread(self._spreader, posted, call)
-        elif kept is not None:
-            await self._spreader.settle(budget=call.remaining - BACK)
+        if posted:
+            await self._spread(posted, call)
+        if kept is not None or change.is_settling:
+            await self.settle(call)
         crashpoint("change.after_fanout")
         return outcome if kept is None else msgspec.json.decode(kept, type=result)
 
-    async def _spread(self, spreader: Spreader, posted: Sequence[Posted], call: Call) -> None:
+    async def _spread(self, posted: Sequence[Posted], call: Call) -> None:
+        assert self._spreader is not None, "nobody tells the instances"
         began = time.monotonic()
         try:
-            await spreader.spread(posted, budget=call.remaining - BACK)
+            await self._spreader.spread(posted, budget=call.remaining - BACK)
         except FanoutPending:
             self.use.pending += 1
             raise
         finally:
             self.use.spread.note(time.monotonic() - began)
+
+    async def settle(self, call: Call) -> None:
+        """Return when every instance knows all that was committed before, to answer that nothing is left to do. Raises FanoutPending."""
+        if self._spreader is None:
+            return
+        try:
+            await self._spreader.settle(budget=call.remaining - BACK)
+        except FanoutPending:
+            self.use.pending += 1
+            raise
 
     async def pages(self, sql: str, *args: object, size: int) -> AsyncIterator[list[Row]]:
         """Yield the rows of one statement, `size` at a time, all of one snapshot. For more rows than should be in memory at once."""
@@ -356,8 +383,8 @@ class Database:
         if call.once is None:
             return None
         row = await self.fetch_row(_KEPT_RECENTLY, call.caller.tenant_id, call.caller.id, call.once.request_id)
-        if row is not None and self._spreader is not None:
-            await self._spreader.settle(budget=call.remaining - BACK)
+        if row is not None:
+            await self.settle(call)
         return None if row is None else msgspec.json.decode(self._open(row, call, call.once), type=result)
 
     async def note(self, call: Call, *events: AuditEvent) -> None:

@@ -4,8 +4,8 @@ A hash takes a quarter of a second of a core. Work that would end after its call
 before it costs anything. The threads run at low priority: a flood of logins must not slow the answers that need no hash.
 
 A place in the queue is taken before anything else is done for a login, and is judged twice: when it is taken, by the queue before it, and when its
-turn comes, by the time that is left. An empty queue is judged by the CPU time of a hash and not by how long the last ones took: a machine that was
-slow for a while would else refuse everybody for ever, and never see that it is fast again.
+turn comes, by the time that is left. Where nobody else waits, a hash is judged by its CPU time and not by how long the last ones took: a machine that
+was slow for a while would else refuse everybody for ever, and never see that it is fast again.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 NICE = 10  # of the hash threads, where the system lets threads have their own
 MARGIN = 0.05  # seconds of the deadline left for what follows the hash
+SLACK = 0.1  # of the wait: the hashes before it may take longer than the last ones took
 MAX_PRESENT = 1000  # however patient the callers are
 WEIGHT = 0.1  # of the newest hash in the moving averages
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU in a period, and the period
@@ -67,7 +68,7 @@ class HashPool:
     def admitted(self, *, remaining: float) -> Iterator["Place"]:
         """Hold a place in the queue while inside. Raises LoginCapacityExceeded at once if its work would not be done within `remaining` seconds."""
         wait = self.wait
-        if self.present >= MAX_PRESENT or MARGIN + (wait + self.average if wait else self._cpu) > remaining:
+        if self.present >= MAX_PRESENT or MARGIN + (wait * (1 + SLACK) + self.average if wait else self._cpu) > remaining:
             raise self.refusal()
         self.present += 1
         place = Place(self, time.monotonic() + remaining)
@@ -94,8 +95,8 @@ class HashPool:
         return await asyncio.wrap_future(future)
 
     def is_too_late(self, deadline: float) -> bool:
-        """Whether a hash that began now would end after `deadline`."""
-        return time.monotonic() + self._cpu > deadline
+        """Whether a hash that began now would end after `deadline`; while others wait, it takes as long as the last ones took."""
+        return time.monotonic() + (self.average if self.present > self.workers else self._cpu) > deadline
 
     def _measured(self, work: Callable[[], T]) -> T:
         began, before = time.perf_counter(), time.thread_time()

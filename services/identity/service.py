@@ -21,6 +21,7 @@ from services.chassis.sealing import Sealer, derive
 from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
+from services.chassis.skew import compared
 from services.identity import metrics
 from services.identity.attempts import Attempts
 from services.identity.audit_log import AuditLog
@@ -96,9 +97,15 @@ async def main() -> None:
     telemetry.configure(settings, "identity")
     async with assembled(settings) as identity:
         await identity.database.require_schema()
-        async with identity.at_work():
-            own = (gauges.database(identity.database), gauges.redis(identity.redis), metrics.told(identity.edge.meters, identity.pool))
-            await serve(settings, identity.edge, identity.servicers, probe=identity.database.ping, metrics=own)
+        async with identity.at_work(), compared(identity.database, identity.clock) as skew:
+
+            async def probe() -> None:
+                skew.require()
+                await identity.database.ping()
+
+            told = metrics.told(identity.edge.meters, identity.pool)
+            own = (gauges.database(identity.database), gauges.redis(identity.redis), gauges.clock(skew), told)
+            await serve(settings, identity.edge, identity.servicers, probe=probe, metrics=own)
 
 
 @asynccontextmanager

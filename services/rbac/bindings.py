@@ -115,6 +115,7 @@ class Bindings:
             old = _matching(await change.get_binding(binding_id), etag)
             terms = patch.of(old.terms)
             if terms == old.terms:
+                change.take_away()
                 return old
             self._require_terms(terms, now)
             if not (old.terms.covers(terms) if terms.effect is Effect.ALLOW else terms.covers(old.terms)):

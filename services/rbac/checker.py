@@ -52,13 +52,15 @@ class View:
         self._holdings = holdings
         self._places = places
         self._judge = judge
+        self._sparing: Judge | None = None  # for what may have conditions
         self.now = now
 
     def decide(self, question: Question) -> Decision:
         """Answer a question about a subject and resource that the view was made for."""
         holdings, above = self._holdings[question.subject], self.above(question.resource)
         if not holdings.is_timeless:
-            return self._judge.decide(holdings.at(above, self.now), question, self.now)
+            self._sparing = self._sparing or self._judge.of_one_call()
+            return self._sparing.decide(holdings.at(above, self.now), question, self.now)
         key = (question.permission, above)
         decision = holdings.answers.get(key)
         if decision is None:

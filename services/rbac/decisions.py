@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
 
-from services.rbac.conditions import Conditions, Finding, Truth
+from services.rbac.conditions import Allowance, Conditions, Finding, Truth
 from services.rbac.holdings import TENANT, Holding
 from services.rbac.levels import UNKNOWN_LOGIN, Levels, Login, StepUp
 from services.rbac.model import Effect, Subject, Terms
@@ -90,9 +90,14 @@ _covering = lru_cache(maxsize=4096)(covering)
 class Judge:
     """Puts questions to holdings."""
 
-    def __init__(self, conditions: Conditions, levels: Levels) -> None:
+    def __init__(self, conditions: Conditions, levels: Levels, allowance: Allowance | None = None) -> None:
         self._conditions = conditions
         self._levels = levels
+        self._allowance = allowance
+
+    def of_one_call(self) -> "Judge":
+        """Return one whose conditions have an allowance together. Beyond it they count as ones that cannot be evaluated."""
+        return Judge(self._conditions, self._levels, Allowance())
 
     def decide(self, held: Iterable[Holding], question: Question, now: datetime) -> Decision:
         """Answer `question`, to which `held` is all that counts: what the subject holds at the place, above it, and tenant-wide."""
@@ -120,7 +125,7 @@ class Judge:
 
     def finding(self, terms: Terms, question: Question, now: datetime) -> Finding | None:
         """Evaluate the condition of `terms`; None if it has none."""
-        return self._conditions.evaluate(terms.condition, question.context, now) if terms.condition else None
+        return self._conditions.evaluate(terms.condition, question.context, now, self._allowance) if terms.condition else None
 
     def is_login_enough(self, terms: Terms, login: Login, now: datetime) -> bool:
         """Whether a login is strong and fresh enough for a grant on `terms`."""

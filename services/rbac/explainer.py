@@ -81,30 +81,17 @@ class Explainer:
             raise RevisionUnavailable
         places = places_of(snapshot.places.__getitem__, question.resource)
         holdings, now = in_snapshot(snapshot, [question.subject])[question.subject], self._clock.now()
-        decision = self._judge.decide(holdings.at(places, now), question, now)
+        judge = self._judge.of_one_call()
+        decision = judge.decide(holdings.at(places, now), question, now)
         chains = sorted(_chains(snapshot, question), key=lambda chain: chain.length)
-        deciding = next((chain for chain in chains if chain.bound.resource in places and self._decides(chain.bound, decision, question, now)), None)
+        deciding = next((chain for chain in chains if chain.bound.resource in places and _decides(chain.bound, decision, question, judge, now)), None)
         steps = () if deciding is None else tuple(await self._steps(tenant_id, deciding, question))
         missing: tuple[str, ...] = ()
         if decision.outcome is Outcome.DENY:
-            missing = tuple(await self._missing(tenant_id, question, decision, chains, held=list(holdings.at(places, now)), places=places))
+            missing = tuple(
+                await self._missing(tenant_id, question, decision, chains, judge=judge, held=list(holdings.at(places, now)), places=places)
+            )
         return Explanation(decision, snapshot.state.revision, steps, missing)
-
-    def _decides(self, bound: Bound, decision: Decision, question: Question, now: datetime) -> bool:
-        """Whether a binding is one of those that made the decision what it is."""
-        terms = bound.terms
-        if terms.expire_time is not None and terms.expire_time <= now:
-            return False
-        finding = self._judge.finding(terms, question, now)
-        truth = Truth.HOLDS if finding is None else finding.truth
-        if decision.reason is Reason.DENIED:
-            return terms.effect is Effect.DENY and truth in (Truth.HOLDS, Truth.FAILED)
-        if decision.reason is Reason.CONTEXT_MISSING:
-            return truth is Truth.MISSING
-        if terms.effect is Effect.DENY or truth is not Truth.HOLDS:
-            return False
-        is_enough = self._judge.is_login_enough(terms, question.login, now)
-        return is_enough if decision.reason is Reason.GRANTED else decision.reason is Reason.LOGIN_TOO_WEAK and not is_enough
 
     async def _steps(self, tenant_id: TenantId, chain: Chain, question: Question) -> list[Step]:
         groups = await self._names.group_names(tenant_id, [one.id for one in chain.subjects if one.type is SubjectType.GROUP])
@@ -120,13 +107,21 @@ class Explainer:
         return [*steps, Step(f"{verb} {question.permission} by {chain.pattern}", permission=chain.pattern)]
 
     async def _missing(
-        self, tenant_id: TenantId, question: Question, decision: Decision, chains: Sequence[Chain], *, held: Sequence[Holding], places: Places
+        self,
+        tenant_id: TenantId,
+        question: Question,
+        decision: Decision,
+        chains: Sequence[Chain],
+        *,
+        judge: Judge,
+        held: Sequence[Holding],
+        places: Places,
     ) -> list[str]:
         """Return in words what stands in the way, the nearest first."""
         now, who, where = self._clock.now(), "the subject", question.resource or "the whole tenant"
         if decision.reason is Reason.DENIED:
             return [f"a binding denies {question.permission} at {where}: whatever else grants it, that binding must go"]
-        words = [self._unmet(chain.bound, question, now) for chain in chains if chain.bound.resource in places]
+        words = [_unmet(chain.bound, question, judge, now) for chain in chains if chain.bound.resource in places]
         elsewhere = {chain.bound.resource for chain in chains if chain.bound.resource not in places and chain.bound.terms.effect is Effect.ALLOW}
         words += [f"{who} is granted {question.permission} at {place}, which {where} does not lie below" for place in sorted(elsewhere)]
         for binding in await self._names.expired(tenant_id, question.subject.type, question.subject.id):
@@ -139,11 +134,29 @@ class Explainer:
         told = list(dict.fromkeys(word for word in words if word))[:MOST_MISSING]
         return told or [f"no role of this tenant grants {question.permission}"]
 
-    def _unmet(self, bound: Bound, question: Question, now: datetime) -> str:
-        finding = self._judge.finding(bound.terms, question, now)
-        if bound.terms.effect is Effect.DENY or finding is None or finding.truth is Truth.HOLDS:
-            return ""
-        return f"the condition `{bound.terms.condition}` {'cannot be evaluated' if finding.truth is Truth.FAILED else 'does not hold'}"
+
+def _decides(bound: Bound, decision: Decision, question: Question, judge: Judge, now: datetime) -> bool:
+    """Whether a binding is one of those that made the decision what it is."""
+    terms = bound.terms
+    if terms.expire_time is not None and terms.expire_time <= now:
+        return False
+    finding = judge.finding(terms, question, now)
+    truth = Truth.HOLDS if finding is None else finding.truth
+    if decision.reason is Reason.DENIED:
+        return terms.effect is Effect.DENY and truth in (Truth.HOLDS, Truth.FAILED)
+    if decision.reason is Reason.CONTEXT_MISSING:
+        return truth is Truth.MISSING
+    if terms.effect is Effect.DENY or truth is not Truth.HOLDS:
+        return False
+    is_enough = judge.is_login_enough(terms, question.login, now)
+    return is_enough if decision.reason is Reason.GRANTED else decision.reason is Reason.LOGIN_TOO_WEAK and not is_enough
+
+
+def _unmet(bound: Bound, question: Question, judge: Judge, now: datetime) -> str:
+    finding = judge.finding(bound.terms, question, now)
+    if bound.terms.effect is Effect.DENY or finding is None or finding.truth is Truth.HOLDS:
+        return ""
+    return f"the condition `{bound.terms.condition}` {'cannot be evaluated' if finding.truth is Truth.FAILED else 'does not hold'}"
 
 
 def _chains(snapshot: Snapshot, question: Question) -> Iterator[Chain]:

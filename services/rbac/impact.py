@@ -3,11 +3,16 @@
 Two states are compared, that before the change and that after it. A right is a pattern at a place. Somebody gains a right if a binding gives it to
 him after the change on terms that no binding covered before, be it there, above, or tenant-wide; or if a denial of it is lifted, in whole or on some
 condition. Losses are the gains of the way back. What is gained with something wider is not told beside it.
+
+Subjects that hold the same before and the same after are measured once. What it takes is bounded by a patience: when that is over, what was found so
+far is told, as of fewer than were affected.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from functools import cached_property
+from itertools import chain, islice, takewhile
+from time import monotonic
 from typing import NamedTuple
 from uuid import UUID
 
@@ -17,6 +22,7 @@ from services.rbac.nodes import RoleFacts, Snapshot
 from services.rbac.patterns import EVERYTHING, common, covering, overlap
 
 LISTED = 100  # subjects that an impact names, and rights of each
+PATIENCE = 1.0  # seconds of computing
 
 
 class Right(NamedTuple):
@@ -38,6 +44,24 @@ class Unit(NamedTuple):
 _ALLOWED_ALL = Unit(UUID(int=0), TENANT, FOR_EVER)
 
 
+class Patience:
+    """How long a measurement may take; it ends before if nobody waits any more."""
+
+    def __init__(self, seconds: float = PATIENCE) -> None:
+        self._end = monotonic() + seconds
+        self.was_lost = False
+
+    def lose(self) -> None:
+        """End it, from whatever thread."""
+        self._end = 0.0
+
+    @property
+    def lasts(self) -> bool:
+        """Whether to go on; that it did not last is remembered."""
+        self.was_lost = self.was_lost or monotonic() >= self._end
+        return not self.was_lost
+
+
 class Side:
     """One of the states that are compared."""
 
@@ -45,6 +69,7 @@ class Side:
         self._parts = of_snapshot(snapshot)
         self._snapshot = snapshot
         self._patterns: dict[UUID, frozenset[str]] = {_ALLOWED_ALL.role_id: frozenset((EVERYTHING,))}
+        self._ordered: dict[UUID, list[str]] = {}
         self._above: dict[str, frozenset[str]] = {}
 
     def units(self, subject: Subject) -> frozenset[Unit]:
@@ -57,6 +82,12 @@ class Side:
         if role_id not in self._patterns:
             self._patterns[role_id] = frozenset().union(*(role.patterns for role in self._lineage(role_id)))
         return self._patterns[role_id]
+
+    def ordered(self, role_id: UUID) -> list[str]:
+        """Return the patterns of a role and all above it, in order."""
+        if role_id not in self._ordered:
+            self._ordered[role_id] = sorted(self.patterns(role_id))
+        return self._ordered[role_id]
 
     def _lineage(self, role_id: UUID) -> Iterator[RoleFacts]:
         seen, level = {role_id}, [role_id]
@@ -104,14 +135,24 @@ class Comparison:
     moved: Collection[str]
     is_truncated: bool
 
-    def measure(self) -> Impact:
-        """Return the difference. Cost: what the affected subjects hold; up to seconds of computing, for ten thousand of them."""
-        gains, losses = _Tally(), _Tally()
+    def measure(self, patience: "Patience | None" = None) -> Impact:
+        """Return the difference. Cost: what the affected subjects hold, each kind of them once; at most `patience`, by default PATIENCE."""
+        gains, losses, patience = _Tally(), _Tally(), patience or Patience()
+        known: dict[tuple[object, ...], tuple[_Way, _Way]] = {}
         for subject in self.subjects:
-            there, back = _Way(self.before, self.after, subject, self.moved), _Way(self.after, self.before, subject, self.moved)
+            if not patience.lasts:
+                break
+            held, holds = self.before.units(subject), self.after.units(subject)
+            key = (subject == ANYBODY, held, holds)
+            if key not in known:
+                there = _Way(self.before, self.after, held, holds, is_anybody=subject == ANYBODY, moved=self.moved, patience=patience)
+                back = _Way(self.after, self.before, holds, held, is_anybody=subject == ANYBODY, moved=self.moved, patience=patience)
+                known[key] = there, back
+            there, back = known[key]
             gains.add(subject, there)
             losses.add(subject, back)
-        return Impact(len(self.subjects), gains.count, losses.count, tuple(gains.listed), tuple(losses.listed), self.is_truncated)
+        is_truncated = self.is_truncated or patience.was_lost
+        return Impact(len(self.subjects), gains.count, losses.count, tuple(gains.listed), tuple(losses.listed), is_truncated)
 
 
 class _Tally:
@@ -123,10 +164,9 @@ class _Tally:
 
     def add(self, subject: Subject, way: "_Way") -> None:
         """Count a subject if it gains anything."""
-        found = list(islice(way.gained(), LISTED if self.count < LISTED else 1))
-        if found and self.count < LISTED:
-            self.listed += _by_place(subject, way.widest(found))
-        self.count += bool(found)
+        if way.found and self.count < LISTED:
+            self.listed += _by_place(subject, way.widest)
+        self.count += bool(way.found)
 
 
 def _by_place(subject: Subject, found: Iterable[Right]) -> Iterator[Difference]:
@@ -138,26 +178,38 @@ def _by_place(subject: Subject, found: Iterable[Right]) -> Iterator[Difference]:
 
 
 class _Way:
-    """The way of one subject from one state to another: what it gains."""
+    """The way from one state to another of those who held `had` and hold `has`: what they gain."""
 
-    def __init__(self, old: Side, new: Side, subject: Subject, moved: Collection[str]) -> None:
+    def __init__(
+        self, old: Side, new: Side, had: frozenset[Unit], has: frozenset[Unit], *, is_anybody: bool, moved: Collection[str], patience: Patience
+    ) -> None:
         self._old = old
         self._new = new
-        self._is_anybody = subject == ANYBODY
+        self._had = had
+        self._has = has
+        self._is_anybody = is_anybody
         self._moved = moved
-        self._had = old.units(subject)
-        self._has = new.units(subject)
+        self._patience = patience
 
-    def gained(self) -> Iterator[Right]:
-        """Yield each right that is gained, once."""
+    @cached_property
+    def found(self) -> list[Right]:
+        """The first rights that are gained."""
+        return list(islice(self._gained(), LISTED))
+
+    @cached_property
+    def widest(self) -> list[Right]:
+        """Those of them that none of the others covers."""
+        return list(self._widest(self.found))
+
+    def _gained(self) -> Iterator[Right]:
+        """Yield each right that is gained, once, as long as patience lasts."""
         seen: set[Right] = set()
-        for right, had, has in chain(self._given(), self._lifted()):
+        for right, had, has in takewhile(lambda _: self._patience.lasts, chain(self._given(), self._lifted())):
             if right not in seen and self._is_gain(right, had, has):
                 seen.add(right)
                 yield right
 
-    def widest(self, rights: Collection[Right]) -> Iterator[Right]:
-        """Yield those of `rights` that none of the others covers."""
+    def _widest(self, rights: Collection[Right]) -> Iterator[Right]:
         known = frozenset(rights)
         for right in rights:
             wider = (Right(pattern, place) for pattern in covering(right.pattern) for place in self._new.above(right.resource))
@@ -196,8 +248,12 @@ class _Way:
         return allowed.resource if place in self._new.above(allowed.resource) else None
 
     def _overlaps(self, denied: Collection[str], allowed: Unit) -> Iterator[str]:
+        """Yield where patterns of both meet. Most do not, so patience may end between any two that are denied."""
+        ordered = self._new.ordered(allowed.role_id)
         for pattern in sorted(denied):
-            for one in sorted(self._new.patterns(allowed.role_id)):
+            if not self._patience.lasts:
+                return
+            for one in ordered:
                 if overlap(pattern, one):
                     yield common(pattern, one)
 

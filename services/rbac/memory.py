@@ -31,7 +31,7 @@ K = TypeVar("K", bound=Hashable)
 # The revision decides. This is for a database that was restored from a backup, whose counter comes by old numbers again.
 TTL = timedelta(minutes=5)
 STANDS = timedelta(minutes=1)
-PART_BYTES = 256  # about, of one holding, pattern, place or node
+PART_BYTES = 128  # about, of one holding, pattern, place or node
 DEFAULT_WEIGHT = 64 * 1024 * 1024 // PART_BYTES
 MAX_TENANTS = 100_000  # whose heads are known; about 30 MB
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from services.chassis.call import Call
 from services.chassis.tenancy import TenantId
-from services.rbac.impact import Comparison, Impact
+from services.rbac.impact import Comparison, Impact, Patience
 from services.rbac.model import Written
 from watchword.errors import EtagMismatch, InvalidRequest, Violation, WatchwordError
 
@@ -46,6 +46,7 @@ class Policy:
 
     def __init__(self, store: "RbacStore") -> None:
         self._store = store
+        self._measuring = asyncio.Lock()  # one at a time: two would not be done sooner, and take what checks need
 
     async def run(
         self, call: Call, tenant_id: TenantId, result: type[Written[T]], effect: PolicyEffect[T], *, validate_only: bool = False
@@ -62,8 +63,16 @@ class Policy:
 
     async def _attempt(self, call: Call, tenant_id: TenantId, effect: PolicyEffect[T]) -> Outcome[T]:
         tried = await self._store.attempt(call, tenant_id, effect)
-        impact = await asyncio.to_thread(tried.compared.measure)  # aside: others' calls go on meanwhile
-        return Outcome(tried.item, tried.revision, impact)
+        return Outcome(tried.item, tried.revision, await self._measure(tried.compared))
+
+    async def _measure(self, compared: Comparison) -> Impact:
+        """Return the impact, computed aside: others' calls go on meanwhile. A caller who is gone is not computed for."""
+        async with self._measuring:
+            patience = Patience()
+            try:
+                return await asyncio.to_thread(compared.measure, patience)
+            finally:
+                patience.lose()
 
     async def apply(self, call: Call, effects: Sequence[PolicyEffect[UUID | None]], *, unchanged_since: int | None) -> Written[list[UUID | None]]:
         """Make many changes, all or none; only if the policy has not changed since `unchanged_since`. Raises EtagMismatch, and as `simulate`."""

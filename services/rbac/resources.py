@@ -29,6 +29,7 @@ class Resources:
         async def effect(change: "TenantChange") -> None:
             old = await change.find_parent(resource)
             if old == parent:
+                change.take_away()
                 return
             if parent:
                 await _require_place(change, resource, parent)

@@ -77,6 +77,7 @@ class Roles:
             old = _changeable(await change.get_role(role_id), etag)
             new = _patched(old, patch)
             if new == old:
+                change.take_away()
                 return old
             if new.name != old.name:
                 await _require_free_name(change, new.name)

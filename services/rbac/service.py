@@ -24,6 +24,7 @@ from services.chassis.sealing import derive
 from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
+from services.chassis.skew import compared
 from services.rbac import metrics
 from services.rbac.authority import OwnDecider
 from services.rbac.authzen_servicer import AuthZenServicer
@@ -145,21 +146,23 @@ async def main() -> None:
     async with Database.open(settings, "rbac") as database, Redis.open(settings) as redis, channel(settings) as internal:
         await database.require_schema()
         memory = Memory(settings.policy_weight)
-        revisions, stub = Revisions(memory), token_pb2_grpc.TokenServiceStub(internal)
+        revisions, stub, clock = Revisions(memory), token_pb2_grpc.TokenServiceStub(internal), Clock()
         async with (
             known_callers(settings, database, stub, Peer("token", identity)) as authenticator,
             coherent(settings, database, revisions) as coherence,
+            compared(database, clock) as skew,
         ):
-            decides = engine(settings, database, memory, revisions, lease=coherence, clock=Clock())
+            decides = engine(settings, database, memory, revisions, lease=coherence, clock=clock)
             assembly = assemble(salt, decides, identity=identity, limits=Limits.of(settings, redis), authenticator=authenticator)
 
             async def probe() -> None:
+                skew.require()
                 if not coherence.is_current:
                     await decides.store.ping()
 
             async with tended(decides.store.sweep):
                 told = metrics.told(decides.checker, memory, lambda: assembly.watchers.watchers)
-                own = (gauges.database(database), gauges.redis(redis), gauges.lease(coherence), told)
+                own = (gauges.database(database), gauges.redis(redis), gauges.clock(skew), gauges.lease(coherence), told)
                 await serve(settings, assembly.edge, assembly.servicers, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
 

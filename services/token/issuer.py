@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
+from services.chassis.skew import Skew
 from services.token.keys import KeyRing
 from watchword import tokens as claims_module
 from watchword.errors import PreconditionFailed
@@ -43,8 +44,9 @@ class AccessToken:
 class Issuer:
     """Makes access tokens."""
 
-    def __init__(self, keys: KeyRing, *, issuer: str, audience: str, ttl: timedelta) -> None:
+    def __init__(self, keys: KeyRing, skew: Skew, *, issuer: str, audience: str, ttl: timedelta) -> None:
         self._keys = keys
+        self._skew = skew
         self._issuer = issuer
         self._audience = audience
         self._ttl = ttl
@@ -87,6 +89,7 @@ class Issuer:
         return int((expiry if not_after is None else min(expiry, not_after)).timestamp())
 
     def _signed(self, claims: Claims, now: datetime) -> AccessToken:
+        self._skew.require()
         for roles in _fewer(claims.roles):
             claims = claims._replace(roles=roles)
             text = self._keys.signing.sign(claims_module.render(claims))

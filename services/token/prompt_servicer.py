@@ -16,7 +16,7 @@ from services.chassis.validation import Validator
 from services.chassis.wire import member
 from services.token.messages import login_of, may_see, question_of, tokens_of, verdict_of
 from services.token.sessions import Sessions
-from services.token.valid import valid_answer
+from services.token.valid_messages import valid_answer
 from services.token.verifier import Answer, Question, Verifier
 from watchword.errors import InvalidRequest, WatchwordError
 from watchword.rules import VALID

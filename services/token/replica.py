@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from services.chassis.clock import Clock
 from services.token import notices
 from services.token.keys import KeyRing
 from services.token.revocations import Revocation
@@ -18,15 +17,14 @@ Follower = Callable[[Revocation], None]
 class TokenReplica:
     """Keeps memory true to Postgres and to what other instances tell."""
 
-    def __init__(self, store: "RevocationStore", memory: Revoked, ring: KeyRing, clock: Clock) -> None:
+    def __init__(self, store: "RevocationStore", memory: Revoked, ring: KeyRing) -> None:
         self._store = store
         self._memory = memory
         self._ring = ring
-        self._clock = clock
 
     async def load(self) -> None:
         """Read all live revocations and keys. Memory only grows, so what it holds already may stay."""
-        async for plain, whole in self._store.list_live(self._clock.now()):
+        async for plain, whole in self._store.list_live():
             self._memory.add_plain(plain)
             for revocation in whole:
                 self._memory.add(revocation)

@@ -87,6 +87,7 @@ class Revoker:
         return tenant, revision
 
     async def _nothing(self, call: Call) -> tuple[UUID, int]:
+        await self._store.settle(call)  # nothing is left to do, perhaps by a revocation that is still on its way to others
         return call.caller.tenant_id, await self._store.find_revision(call.caller.tenant_id)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -25,6 +25,7 @@ from services.chassis.sealing import derive
 from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
+from services.chassis.skew import Skew, compared
 from services.chassis.tenancy import TenantId
 from services.token import metrics
 from services.token.exchange import Exchange
@@ -109,12 +110,13 @@ async def main() -> None:
     telemetry.configure(settings, "token")
     identity = ServiceIdentity.load("token", settings.SERVICE_KEY.get_secret_value(), settings.SERVICE_PUBLIC_KEYS)
     salt, clock = settings.SECURITY_SALT.get_secret_value(), Clock()
-    async with Database.open(settings, "token") as database, Redis.open(settings) as redis:
+    async with Database.open(settings, "token") as database, Redis.open(settings) as redis, AsyncExitStack() as stack:
         await database.require_schema()
+        skew = await stack.enter_async_context(compared(database, clock))
         vault, keys, revocations, sessions = vault_of(settings), KeyStore(database), RevocationStore(database), SessionStore(database)
         ring, memory = KeyRing(keys, vault), Revoked()
         rotation, feed = Rotation(keys, ring, vault, policy_of(settings)), Feed(memory)
-        replica = TokenReplica(revocations, memory, ring, clock)
+        replica = TokenReplica(revocations, memory, ring)
         async with coherent(settings, database, replica, holds=lambda: ring.holds(feed.reports)) as coherence:
             feed.follow(coherence)
             ring.trust(coherence)
@@ -122,26 +124,30 @@ async def main() -> None:
             verifier = Verifier(ring, Revocations(revocations, memory, coherence), clock, issuer=settings.issuer, audience=settings.TOKEN_AUDIENCE)
             authenticator = OwnAuthenticator(verifier)
             edge = Edge(Gate(identity, authenticator, None), Limits.of(settings, redis), note=database.note)
-            stores = Stores(revocations, sessions)
-            servicers = assemble(
-                settings, salt, clock, stores=stores, verifier=verifier, ring=ring, rotation=rotation, watch=Watch(feed, ring, authenticator)
-            )
+            stores, watch = Stores(revocations, sessions), Watch(feed, ring, authenticator)
+            servicers = assemble(settings, salt, clock, skew, stores=stores, verifier=verifier, ring=ring, rotation=rotation, watch=watch)
 
             async def probe() -> None:
-                """Raise while this instance could not say whether a token is revoked."""
+                """Raise while this instance could not say whether a token is revoked, or expired."""
+                skew.require()
                 if not coherence.is_current:
                     await database.ping()
 
             async def tend() -> None:
-                """Forget what has expired."""
-                now = clock.now()
-                memory.sweep(now.timestamp(), SHARDS // SWEEPS)
-                await revocations.sweep(now)
-                await sessions.sweep(now)
+                """Forget what has expired; in memory by the earlier of two clocks, for one that was fast may be set back."""
+                memory.sweep(await skew.measure(), SHARDS // SWEEPS)
+                await revocations.sweep()
+                await sessions.sweep()
                 await database.forget_requests()
 
             async with rotation.running(), _tended(tend):
-                own = (gauges.database(database), gauges.redis(redis), gauges.lease(coherence), metrics.told(edge.meters, memory, feed, ring))
+                own = (
+                    gauges.database(database),
+                    gauges.redis(redis),
+                    gauges.clock(skew),
+                    gauges.lease(coherence),
+                    metrics.told(edge.meters, memory, feed, ring),
+                )
                 await serve(settings, edge, servicers, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
 
@@ -154,10 +160,19 @@ class Stores:
 
 
 def assemble(
-    settings: TokenSettings, salt: str, clock: Clock, *, stores: Stores, verifier: Verifier, ring: KeyRing, rotation: Rotation, watch: Watch
+    settings: TokenSettings,
+    salt: str,
+    clock: Clock,
+    skew: Skew,
+    *,
+    stores: Stores,
+    verifier: Verifier,
+    ring: KeyRing,
+    rotation: Rotation,
+    watch: Watch,
 ) -> list[tuple[ServiceDescriptor, object]]:
     """Put the domain between the stores and the edge."""
-    issuer = Issuer(ring, issuer=settings.issuer, audience=settings.TOKEN_AUDIENCE, ttl=timedelta(seconds=settings.ACCESS_TOKEN_TTL))
+    issuer = Issuer(ring, skew, issuer=settings.issuer, audience=settings.TOKEN_AUDIENCE, ttl=timedelta(seconds=settings.ACCESS_TOKEN_TTL))
     idle_ttl = timedelta(seconds=settings.REFRESH_TOKEN_IDLE_TTL)
     sessions = Sessions(stores.sessions, issuer, clock, ttl=timedelta(seconds=settings.REFRESH_TOKEN_TTL), idle_ttl=idle_ttl)
     revoker = Revoker(stores.revocations, stores.sessions, verifier, clock)

@@ -50,6 +50,10 @@ class Sets:
     green: list[Instance] = field(default_factory=list)
 
 
+class BlueServes(Failed):
+    """The switch was given up, and all is as it was before it."""
+
+
 class Switch:
     """One switch. `back` may be set at any time, by whoever wants blue again."""
 
@@ -60,7 +64,7 @@ class Switch:
         self._back = back
 
     async def make(self, wish: Wish) -> None:
-        """Do it. Raises LookupError, ValueError; Failed if blue serves on, with the reason."""
+        """Do it. Once blue is told to end there is no way back. Raises LookupError, ValueError; BlueServes with the reason; Failed if both go on."""
         _refuse_foreign(wish.settings)
         sets = Sets(blue=[one for service in wish.services or self._fleet.services for one in self._fleet.running(service)])
         await self._fleet.migrate()
@@ -70,9 +74,10 @@ class Switch:
             await self._fleet.put_to_rest(sets.blue)
             self._say(f"  {_names(sets.green)}: all calls go here now; {_names(sets.blue)}: at rest")
             await self._watch(sets, wish)
+            self._heed()
         except Failed as failure:
             await self._go_back(sets, failure)
-            raise Failed("green", f"was given up, and blue serves: {failure}") from failure
+            raise BlueServes("green", f"was given up, and blue serves: {failure}") from failure
         self._fleet.settle(sets.green)
         await self._end(sets.blue)
         self._say("switched")

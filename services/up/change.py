@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ def carry_out(home: Home, command: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 when it is done, 1 when it failed, 2 when it could not be tried, 130 when it was interrupted."""
+    """Return 0 when it is done, 1 when it failed, 2 when it could not be tried, 130 when it was interrupted and undone."""
     options = parser().parse_args(arguments)
     home = Home(options.relative_to / options.home)
     try:
@@ -99,18 +98,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"scripts/{options.verb}: {error}", file=sys.stderr)
         return 2 if isinstance(error, Unusable) else 1
     except KeyboardInterrupt:
-        return _interrupted(home, options)
+        return interrupted(home, options)
     return 0
 
 
-def _interrupted(home: Home, options: argparse.Namespace) -> int:
-    """The stack has heard that nobody listens any more; say what it makes of it."""
+def interrupted(home: Home, options: argparse.Namespace) -> int:
+    """The stack has heard that nobody listens any more; say what it makes of it. Return 130, or 1 if it does not go back."""
     if options.verb != "blue-green":
         print("interrupted: the step under way is finished, the others are left out; scripts/top shows what runs", file=sys.stderr)
         return 130
     print("interrupted: going back to blue", file=sys.stderr)
-    with suppress(ControlError):  # it is back already
+    try:
         carry_out(home, {"rollback": True})
+    except (Unusable, ControlError) as error:
+        print(f"scripts/{options.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted again, and the stack goes on going back; scripts/top shows what runs", file=sys.stderr)
+        return 130
     print("blue serves", file=sys.stderr)
     return 130
 

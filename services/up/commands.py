@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from services.up.blue_green import Switch, Wish
+from services.up.blue_green import BlueServes, Switch, Wish
 from services.up.blueprint import Blueprint
 from services.up.control import SIGNALS, short
 from services.up.fleet import Fleet
@@ -34,6 +34,7 @@ class Commands:
         self._fleet = Fleet(blueprint, stack, changed)
         self._changed = changed
         self._under_way = ""
+        self._is_blue_back = False  # the last change was a switch that was given up
         self._back = asyncio.Event()
         self._idle = asyncio.Event()
 
@@ -61,14 +62,14 @@ class Commands:
                 wish = Wish(services, {str(name): str(value) for name, value in settings.items()}, watch, tolerate)
                 return self._alone("a switch", lambda: self._switch(wish, say, gone))
             case {"rollback": True}:
-                return self._roll_back()
+                return self._roll_back(say)
             case _:
                 raise ValueError(f"{command!r} is no command; see services/up/control.py")
 
     async def _alone(self, what: str, change: Callable[[], Awaitable[None]]) -> None:
         if self._under_way:
             raise ValueError(f"{self._under_way} is under way; wait for its end")
-        self._under_way = what
+        self._under_way, self._is_blue_back = what, False
         self._idle.clear()
         try:
             await change()
@@ -81,14 +82,22 @@ class Commands:
         hearing = asyncio.create_task(_follow(gone, self._back))
         try:
             await Switch(self._fleet, Trial(self._home), say, self._back).make(wish)
+        except BlueServes:
+            self._is_blue_back = True
+            raise
         finally:
             hearing.cancel()
 
-    async def _roll_back(self) -> None:
-        if self._under_way != "a switch":
+    async def _roll_back(self, say: Say) -> None:
+        """Return once blue serves alone. Raises ValueError if it does not: there is no switch, or it was over already, or blue is not fit."""
+        if self._under_way == "a switch":
+            self._back.set()
+            say("the switch is told to go back")
+            await self._idle.wait()
+            if not self._is_blue_back:
+                raise ValueError("the switch did not go back: it was over, or blue is not fit to serve; scripts/top shows what runs")
+        elif not self._is_blue_back:
             raise ValueError("no switch is under way, and blue is gone: there is nothing to go back to")
-        self._back.set()
-        await self._idle.wait()
 
 
 async def _follow(gone: asyncio.Event, back: asyncio.Event) -> None:

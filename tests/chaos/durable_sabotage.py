@@ -39,8 +39,8 @@ def keep_the_books_apart(*, audit: bool, request: bool) -> None:
         crashpoint("change.after_commit")
         async with self.transaction() as connection:
             await _book(self, connection, inside, outcome, audit=audit, request=request)
-        if self._spreader is not None and posted:
-            await self._spread(self._spreader, posted, call)
+        if posted:
+            await self._spread(posted, call)
         return outcome
 
     Database.change = change  # type: ignore[method-assign]

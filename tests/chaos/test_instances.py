@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-import pytest
-
 from tests.chaos.calls import CHECKS, ms
 from tests.chaos.conftest import LONG
 from tests.chaos.load import Load
@@ -31,7 +29,6 @@ async def kill_in_turn(stack: World, names: Iterable[str]) -> None:
         await last(max(0.0, began + 2.5 - now()))
 
 
-@pytest.mark.timeout(600)
 async def test_f01_an_instance_is_killed(stack: World, person: Person) -> None:
     """Envoy sends the reads to who is left; changes that were under way are sent again by who made them, and happen once."""
     kills = 0
@@ -78,7 +75,6 @@ async def restart_all(stack: World, person: Person, rounds: int, *services: str)
     return load
 
 
-@pytest.mark.timeout(900)
 async def test_f02_everything_is_restarted(stack: World, person: Person) -> None:
     """All eight instances are replaced, and nobody but the operator notices."""
     before = {one.name: one.pid for one in stack.now() if one.service in SERVICES}
@@ -125,7 +121,6 @@ async def hang_in_turn(stack: World, person: Person, *names: str) -> Load:
     return load
 
 
-@pytest.mark.timeout(300)
 async def test_f03_an_instance_hangs(stack: World, person: Person) -> None:
     """The others answer; on waking it believes nothing that it remembered."""
     names = [stack.names(service)[0] for service in (SERVICES if LONG else ("token", "rbac"))]

@@ -5,7 +5,6 @@ import signal
 from uuid import uuid4
 
 import grpc
-import pytest
 
 from tests.chaos.calls import CHECKS, READS, WRITES, Call, Log, ms
 from tests.chaos.conftest import LONG
@@ -34,7 +33,6 @@ async def out_of_order(stack: World, load: Load, number: str, seconds: float) ->
     return began, accepted
 
 
-@pytest.mark.timeout(300)
 async def test_f05_postgres_is_killed(stack: World, person: Person) -> None:
     """Memory answers meanwhile; changes are refused at once, and those that were acknowledged are there afterwards."""
     pids = {one.name: one.pid for one in stack.now() if one.service in SERVICES}
@@ -116,7 +114,6 @@ async def frozen(stack: World, person: Person) -> tuple[Log, float]:
     return Log(list(await asked)), now()
 
 
-@pytest.mark.timeout(300)
 async def test_f06_postgres_hangs(stack: World, person: Person) -> None:
     """Nobody waits past his deadline, and the pools are whole afterwards."""
     async with (load := Load(stack, person)).running():
@@ -131,7 +128,7 @@ async def test_f06_postgres_hangs(stack: World, person: Person) -> None:
     record(
         "F06",
         broken=f"Postgres hangs for {FROZEN:.0f} s (SIGSTOP)",
-        promised="no check fails; nobody waits past his deadline (2 s for who names none) by more than 0.1 s; pools keep their size; normal after 2 s",
+        promised="no check fails; nobody waits 0.1 s past his deadline (2 s for who names none); pools keep their size; normal after 2 s",
         seen=f"{failures(load.log.of(*CHECKS))} checks failed; who named no deadline was refused after {ms(waiting.slowest)}; "
         f"{there} connections of {most} five seconds later; normal after {ms(recovery)}; {said}",
         without=f"no time limits: {ms(stuck.slowest)}",
@@ -162,7 +159,6 @@ async def terminated(stack: World, load: Load, times: int) -> None:
         await last(2.0)
 
 
-@pytest.mark.timeout(300)
 async def test_f08_sessions_are_terminated(stack: World, person: Person) -> None:
     """A read that lost its connection is tried once more on another."""
     async with (load := Load(stack, person)).running():
@@ -185,7 +181,6 @@ async def test_f08_sessions_are_terminated(stack: World, person: Person) -> None
     )
 
 
-@pytest.mark.timeout(300)
 async def test_f12_postgres_is_far_away(stack: World, person: Person) -> None:
     """+200 ms a question: memory does not notice; who would wait too long for a connection is refused."""
     async with (load := Load(stack, person)).running():

@@ -22,10 +22,10 @@ from watchword.options.v1 import field_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXTS = ("identity", "token", "rbac", "gateway")
-OUTER_MODULES = re.compile(r"\w*servicer|messages|service|store\w*|peers\w*|bootstrap|__main__|settings")
+OUTER_MODULES = re.compile(r"\w*servicer|\w*messages|service|store\w*|peers\w*|bootstrap|__main__|settings")
 DRIVERS = re.compile(
     r"(grpc|grpc_health|grpc_reflection|google\.protobuf|google\.rpc|asyncpg|redis|watchword\..*_pb2(_grpc)?|watchword\.status"
-    r"|services\.\w+\.(messages|\w*servicer))(\.|$)"
+    r"|services\.\w+\.(\w*messages|\w*servicer))(\.|$)"
 )
 STATEMENT = re.compile(r"\s*(SELECT\s|INSERT\s+INTO\s|UPDATE\s+[\w.]+\s+(AS\s+\w+\s+|\w+\s+)?SET\s|DELETE\s+FROM\s|TRUNCATE\s|WITH\s+\w+\s+AS\s)")
 # Where SQL may stand: a context's store, the chassis's door to Postgres, migrations, and what looks after a whole server.

@@ -15,6 +15,7 @@ from grpc_health.v1._async import HealthServicer
 
 from services.up.__main__ import main as up
 from services.up.processes import PROCESSES, Kind, Process
+from tests.conftest import eventually
 from watchword.token.v1 import token_pb2
 
 MODULE = "tests.suite.stack_standin"
@@ -45,7 +46,7 @@ class Numbers:
 
     async def tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        self._failed += "GUILTY" in os.environ
+        self._failed += bool(os.environ.get("GUILTY"))
         body = "".join(
             f'grpc_server_handled_total{{grpc_code="{code}"}} {self._failed * times}\n' for code, times in (("Internal", 1), ("NotFound", 9))
         )
@@ -54,8 +55,16 @@ class Numbers:
         writer.close()
 
 
+async def may_end() -> bool:
+    """Whether nobody wants this to linger."""
+    return "LINGER" not in os.environ or not os.path.exists(os.environ["LINGER"])  # noqa: ASYNC240
+
+
 async def serve() -> int:
-    """Be healthy until SIGTERM; with BROKEN naming this instance, end at once with some last words; with MUTE, be healthy and answer nothing."""
+    """Be healthy until SIGTERM and, with LINGER, until the file of that name is gone.
+
+    With BROKEN naming this instance, end at once with some last words; with MUTE, be healthy and answer nothing.
+    """
     if os.environ.get("BROKEN") == os.environ["INSTANCE_ID"]:
         print("alas")
         return 3
@@ -71,6 +80,8 @@ async def serve() -> int:
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     await asked.wait()
+    print("asked to end", flush=True)
+    await eventually(may_end)
     await server.stop(None)
     return 0
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from services.up import change
+from services.up.home import Home
 from tests.conftest import ROOT, eventually
 from tests.suite.stand_in import StandIn, stand_in
 
@@ -94,23 +96,74 @@ async def test_a_green_set_that_fails_calls_is_given_up_by_itself(stack: StandIn
     assert len(stack.pids("token")) == 1
     assert stack.pids("token").items().isdisjoint(before.items())
 
+    (tmp_path / "innocent").write_text("GUILTY=\n")  # or all that follow it would be guilty too
+    assert (await stack.change("blue-green", "token", "--settings", str(tmp_path / "innocent"), "--watch", "0"))[0] == 0
+
+
+def hear_ctrl_c() -> None:
+    """Undo what a shell does to what it runs aside, such as these tests: it has them ignore Ctrl-C, and all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+async def interruptible(*command: str) -> asyncio.subprocess.Process:
+    """Run a command of services.up.change that hears Ctrl-C."""
+    whole, pipe = (sys.executable, "-m", "services.up.change", *command), subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*whole, stdout=pipe, stderr=pipe, cwd=ROOT, preexec_fn=hear_ctrl_c)
+
+
+async def until_it_says(process: asyncio.subprocess.Process, words: bytes) -> None:
+    """Read what a command prints until it has said so."""
+    assert process.stdout is not None
+    while words not in (line := await process.stdout.readline()):
+        assert line
+
 
 async def test_who_hangs_up_has_blue_back_and_nothing_else_is_changed_meanwhile(stack: StandIn) -> None:
     """Ctrl-C is a way back; two changes at once would undo each other."""
     before = stack.pids("token")
-    command = [sys.executable, "-m", "services.up.change", "blue-green", "token", "--watch", "60", "--home", str(stack.home)]
-    switch = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
-    assert switch.stdout is not None
-    while b"watching" not in await switch.stdout.readline():
-        assert switch.returncode is None
+    switch = await interruptible("blue-green", "token", "--watch", "60", "--home", str(stack.home))
+    await until_it_says(switch, b"watching")
 
     code, words = await stack.change("scale", "rbac=2")
     assert (code, "a switch is under way" in words) == (1, True), words
     switch.send_signal(signal.SIGINT)
-    await switch.communicate()
+    _, complaints = await switch.communicate()
 
-    assert switch.returncode == 130
+    assert switch.returncode == 130, complaints.decode()
+    assert complaints.decode().splitlines()[-1] == "blue serves"
     assert stack.pids("token") == before
+
+
+async def test_who_comes_too_late_is_not_told_that_blue_serves(stack: StandIn, tmp_path: Path) -> None:
+    """Once blue is told to end, green serves: an operator who believed otherwise would look for the fault in the wrong release."""
+    (tmp_path / "linger").touch()
+    (tmp_path / "slow").write_text(f"LINGER={tmp_path / 'linger'}\n")
+    assert (await stack.change("blue-green", "token", "--settings", str(tmp_path / "slow"), "--watch", "0"))[0] == 0
+    (blue,) = stack.pids("token")
+    switch = await interruptible("blue-green", "token", "--watch", "0", "--home", str(stack.home))
+
+    async def blue_ends() -> bool:
+        return "asked to end" in (stack.home / "logs" / f"{blue}.log").read_text()
+
+    await eventually(blue_ends)
+    late = await interruptible("blue-green", "--rollback", "--home", str(stack.home))
+    switch.send_signal(signal.SIGINT)
+    for one in (late, switch):
+        await until_it_says(one, b"told to go back")
+    (tmp_path / "linger").unlink()
+
+    for one in (late, switch):
+        _, complaints = await one.communicate()
+        assert (one.returncode, b"did not go back" in complaints, b"blue serves" in complaints) == (1, True, False), complaints.decode()
+    assert blue not in stack.pids("token")
+
+
+async def test_who_hangs_up_on_a_stack_that_is_gone_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What became of the switch nobody knows: no reason for a traceback, and none to say that blue serves."""
+    options = change.parser().parse_args(["blue-green", "all"])
+
+    assert change.interrupted(Home(tmp_path / "gone"), options) == 1
+    assert "no stack is running" in capsys.readouterr().err
 
 
 async def test_a_stack_that_is_stopped_during_a_switch_leaves_no_process(stack: StandIn) -> None:

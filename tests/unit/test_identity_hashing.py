@@ -103,6 +103,34 @@ async def test_work_whose_turn_comes_too_late_is_not_begun() -> None:
         assert pool.refused == 1
 
 
+async def test_while_others_wait_a_turn_is_judged_by_how_long_hashes_take_here() -> None:
+    """Where other work slows the hashes down, one that begins a moment before its deadline ends after it: for nobody, and in another's stead."""
+    done: list[int] = []
+    async with HashPool.open(workers=1) as pool:
+        await pool.run(lambda: None, remaining=10)
+        async with busy(pool, 1) as hold:
+            brief = asyncio.create_task(pool.run(lambda: done.append(1), remaining=20))
+            patient = asyncio.create_task(pool.run(lambda: done.append(2), remaining=1000))
+            await asyncio.sleep(0)
+            pool.average = 60.0  # seconds
+            hold.set()
+            with pytest.raises(LoginCapacityExceeded):
+                await brief
+            await patient
+
+        assert done == [2]
+
+
+async def test_a_wait_is_given_some_slack() -> None:
+    """Under a flood the queue is always as long as it may be: if hashes turn out a little slower, its end must not be hashed too late."""
+    async with HashPool.open(workers=1, first_guess=1.0) as pool, busy(pool, 10):
+        pool.average = 1.0
+        with pytest.raises(LoginCapacityExceeded), pool.admitted(remaining=11.5):
+            pass
+        with pool.admitted(remaining=12.5):
+            pass
+
+
 async def test_work_whose_caller_has_gone_is_not_done() -> None:
     """A cancelled call leaves its place in the queue."""
     done: list[int] = []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.rbac.conditions import Conditions
 from services.rbac.decisions import Judge, Outcome, Question
 from services.rbac.holdings import compile_holdings, of_snapshot, places_of
-from services.rbac.impact import Comparison, Impact, Side
+from services.rbac.impact import Comparison, Impact, Patience, Side
 from services.rbac.levels import Levels
 from services.rbac.model import ANYBODY, FOR_EVER, Effect, Subject, SubjectType, Terms
 from services.rbac.nodes import Bound, Holder, Revision, RoleFacts, Snapshot, State
@@ -164,3 +164,46 @@ def test_no_more_than_a_hundred_are_named_but_all_are_counted() -> None:
     assert (impact.subject_count, impact.gaining_count, impact.losing_count) == (130, 130, 0)
     assert len(impact.gains) == 100
     assert {len(one.patterns) for one in impact.gains} == {100}
+
+
+def many(subjects: int, *bounds: Bound, says: Mapping[UUID, frozenset[str]]) -> tuple[Snapshot, list[Subject]]:
+    """Return a policy in which so many members of GROUP hold, besides, a role of their own."""
+    own = {Subject(SubjectType.USER, UUID(int=1000 + number)): UUID(int=10_000 + number) for number in range(subjects)}
+    facts = {role_id: RoleFacts(role_id, "", found, ()) for role_id, found in {**says, **dict.fromkeys(own.values(), frozenset())}.items()}
+    members = {subject: Holder((bound(role=role_id),), (GROUP.id,)) for subject, role_id in own.items()}
+    return Snapshot(State(Revision(1), Revision(1)), {**members, GROUP: Holder(bounds), ANYBODY: Holder()}, facts, {}), list(own)
+
+
+def test_a_measurement_ends_with_its_patience_and_says_so() -> None:
+    """A thousand patterns denied to ten thousand people would take hours, and the calls of everybody else with them."""
+    says = {role_id: frozenset(f"{kind}{number}.r" for number in range(1000)) for role_id, kind in zip(ROLES, "abc", strict=True)}
+    after, subjects = many(10_000, bound(role=ROLES[0]), bound(role=ROLES[1]), says=says)
+    before, _ = many(10_000, bound(role=ROLES[0]), bound(role=ROLES[1]), bound(DENY, role=ROLES[2]), says=says)
+
+    impact = Comparison(Side(before), Side(after), subjects, [], is_truncated=False).measure(Patience(0.2))
+
+    assert impact.is_truncated
+    assert impact.subject_count == 10_000
+
+
+def test_nobody_is_measured_for_who_is_gone() -> None:
+    patience = Patience()
+    patience.lose()
+
+    impact = Comparison(Side(policy()), Side(policy(bound())), [USER], [], is_truncated=False).measure(patience)
+
+    assert (impact.gaining_count, impact.is_truncated) == (0, True)
+
+
+def test_those_who_hold_the_same_are_measured_once() -> None:
+    """And each is told by himself, with what holds for him."""
+    says = {ROLES[0]: frozenset({"a.r"}), ROLES[1]: frozenset({"b.r"})}
+    before, subjects = many(3, says=says)
+    group = Snapshot(before.state, {**before.holders, GROUP: Holder((bound(),))}, before.roles, {})
+    twins = {**group.holders, subjects[1]: group.holders[subjects[0]]}
+    after = Snapshot(before.state, {**twins, subjects[2]: Holder((bound(role=ROLES[1]),))}, before.roles, {})
+
+    impact = Comparison(Side(before), Side(after), subjects, [], is_truncated=False).measure()
+
+    assert {one.subject: one.patterns for one in impact.gains} == {subjects[0]: ("a.r",), subjects[1]: ("a.r",), subjects[2]: ("b.r",)}
+    assert (impact.gaining_count, impact.losing_count, impact.is_truncated) == (3, 0, False)

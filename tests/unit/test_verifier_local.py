@@ -1,9 +1,14 @@
 """What a verifier in another process holds: the key set, and what is revoked. And that the package needs no more than it says."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import packages_distributions
+from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -320,6 +325,23 @@ def test_the_package_needs_what_it_says_and_no_framework() -> None:
     ours = {"watchword", "grpc", "google", "cryptography"}
     assert ours <= found
     assert not found & {"services", "jwt", "fastapi", "starlette", "uvicorn", "httpx", "asyncpg", "redis", "structlog", "msgspec", "pydantic"}
+
+
+def test_the_package_says_what_it_imports() -> None:
+    """What this environment happens to hold is no help to whoever installs the package alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    said = {re.split(r"[^\w-]", line)[0].lower() for line in (*project["dependencies"], *chain(*project["optional-dependencies"].values()))}
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "watchword").rglob("*.py")]
+    names = {name.split(".")[0] for tree in trees for node in ast.walk(tree) for name in _modules(node)} - sys.stdlib_module_names - {"watchword"}
+    owners = {**packages_distributions(), "google": ["protobuf", "googleapis-common-protos"]}
+
+    assert {owner.lower() for name in names for owner in owners[name]} == said
+
+
+def _modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
 
 
 def test_whoever_wants_the_errors_needs_no_grpc() -> None:

@@ -53,6 +53,8 @@ class PolicyTransaction:
     async def seal(self) -> int:
         """Return the tenant's revision with this change in it: a new one, of which all instances are told, unless nothing was changed."""
         if not self._is_changed:
+            if self._takes_away:
+                self._change.settle()  # what it should have taken away was gone, perhaps by a change that is still on its way to others
             return int((await self._connection.fetchrow(FIND_STATE, self._tenant_id))["revision"])
         revision = await bump(self._connection, self._tenant_id)
         crashpoint("policy.after_bump")
@@ -122,9 +124,17 @@ class PolicyTransaction:
 
     def _note(self, touched: int, *, only_gives: bool) -> None:
         self._is_changed = self._is_changed or touched > 0
-        if touched and not only_gives:
-            self._takes_away = True
-            self.authority.clear()
+        if not only_gives:
+            self.take_away()
+            if touched:
+                self.authority.clear()
+
+    def take_away(self) -> None:
+        """Note that an answer may turn from yes to no by what was asked for, also if that was so already.
+
+        An OK then means that it is so everywhere: a notice that follows one which is not heard of yet lets the tenant's whole memory die.
+        """
+        self._takes_away = True
 
     async def _rows(self, sql: str, *args: object) -> list[Row]:
         return list(await self._connection.fetch(sql, self._tenant_id, *args))

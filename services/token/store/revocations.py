@@ -34,15 +34,17 @@ class RevocationStore:
     # A million at once, so that what memory needs of a plain one is all that is made of its row.
     _LIST_LIVE = """
         SELECT tenant_id, kind, uuid_send(key) AS key, revision, floor(extract(epoch FROM expire_time))::bigint + 1 AS expiry, is_disabled
-        FROM revocation WHERE expire_time > $1 AND spared_revision = 0 AND issued_before IS NULL
+        FROM revocation WHERE expire_time > clock_timestamp() AND spared_revision = 0 AND issued_before IS NULL
     """
-    _LIST_LIVE_WHOLE = f"SELECT {COLUMNS} FROM revocation WHERE expire_time > $1 AND NOT (spared_revision = 0 AND issued_before IS NULL)"  # noqa: S608
+    _LIST_LIVE_WHOLE = f"""
+        SELECT {COLUMNS} FROM revocation WHERE expire_time > clock_timestamp() AND NOT (spared_revision = 0 AND issued_before IS NULL)
+    """  # noqa: S608
 
-    async def list_live(self, now: datetime) -> AsyncIterator[tuple[list[Plain], list[Revocation]]]:
+    async def list_live(self) -> AsyncIterator[tuple[list[Plain], list[Revocation]]]:
         """Yield all revocations that still matter, the plain ones in pages. Those of one row are of some state between the beginning and the end."""
-        async for rows in self._database.pages(self._LIST_LIVE, now, size=PAGE):
+        async for rows in self._database.pages(self._LIST_LIVE, size=PAGE):
             yield [tuple(row) for row in rows], []
-        yield [], [_revocation(row) for row in await self._database.fetch(self._LIST_LIVE_WHOLE, now)]
+        yield [], [_revocation(row) for row in await self._database.fetch(self._LIST_LIVE_WHOLE)]
 
     _FIND_REVISION = "SELECT revision FROM suite.tenant_revision WHERE tenant_id = $1"
 
@@ -50,6 +52,10 @@ class RevocationStore:
         """Return the tenant's present revision."""
         row = await self._database.fetch_row(self._FIND_REVISION, tenant_id)
         return row["revision"] if row else 0
+
+    async def settle(self, call: Call) -> None:
+        """Return when every instance knows all that was revoked before. Raises FanoutPending."""
+        await self._database.settle(call)
 
     async def insert(self, call: Call, revocation: Revocation, *, cause: str, now: datetime, event: AuditEvent) -> int:
         """Revoke, end the sessions concerned, tell all instances, and return the tenant's revision of the change, which is set here."""
@@ -59,22 +65,25 @@ class RevocationStore:
             renewed = await end_sessions(change.connection, revocation, cause, now)
             crashpoint("revocation.after_sessions")
             revision = await bump(change.connection, TenantId(revocation.tenant_id))
-            await insert_revocation(change, revocation, revision, now)
-            await _insert_sessions_revocations(change, revocation, renewed, revision, now)
+            written = await insert_revocation(change, revocation, revision, now)
+            await _insert_sessions_revocations(change, written, renewed, revision, now)
+            if revocation.issued_before is not None:
+                change.settle()  # a repeat finds these sessions ended, and tells nobody of them
             change.audit(event)
             return revision
 
         return await self._database.change(call, int, effect)
 
-    # The condition stands outside too: a row that was renewed while the sweep waited for it is judged anew only there.
+    # The condition stands outside too: a row that was renewed while the sweep waited for it is judged anew only there. The clock is Postgres's: one
+    # host with a fast clock would otherwise revive tokens everywhere.
     SWEEP = """
-        DELETE FROM revocation WHERE expire_time < $1 AND (tenant_id, key, kind) IN
-            (SELECT tenant_id, key, kind FROM revocation WHERE expire_time < $1 LIMIT 10000)
+        DELETE FROM revocation WHERE expire_time < clock_timestamp() AND (tenant_id, key, kind) IN
+            (SELECT tenant_id, key, kind FROM revocation WHERE expire_time < clock_timestamp() LIMIT 10000)
     """
 
-    async def sweep(self, now: datetime) -> None:
+    async def sweep(self) -> None:
         """Delete what has expired."""
-        await self._database.execute(self.SWEEP, now)
+        await self._database.execute(self.SWEEP)
 
 
 _LINE_UP = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
@@ -96,7 +105,8 @@ async def line_up(connection: Connection, tenant_id: UUID, keys: Sequence[UUID])
 _INSERT = f"""
     INSERT INTO revocation AS r
         (tenant_id, key, kind, revision, spared_revision, spared_session_id, is_disabled, revoke_time, expire_time, issued_before)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
+            CASE WHEN $3 = 'token' THEN $9::timestamptz ELSE greatest($9::timestamptz, clock_timestamp() + $11::interval) END, $10)
     ON CONFLICT (tenant_id, key, kind) DO UPDATE SET
         revision = greatest(
             r.revision, excluded.revision,
@@ -111,8 +121,11 @@ _INSERT = f"""
 """  # noqa: S608
 
 
-async def insert_revocation(change: Change, revocation: Revocation, revision: int, now: datetime) -> None:
-    """Write a revocation of the tenant's `revision`, and tell all instances of the row as it then is."""
+async def insert_revocation(change: Change, revocation: Revocation, revision: int, now: datetime) -> Revocation:
+    """Write a revocation of the tenant's `revision`, tell all instances of the row as it then is, and return that.
+
+    It outlives every token that it may concern by Postgres's clock, too, if this host's is slow.
+    """
     spares, by_time = revocation.spared_session_id is not None, revocation.issued_before is not None
     row = await change.connection.fetchrow(
         _INSERT,
@@ -126,8 +139,11 @@ async def insert_revocation(change: Change, revocation: Revocation, revision: in
         now,
         revocation.expire_time,
         revocation.issued_before,
+        MAX_ACCESS_LIFE,
     )
-    change.tell(encode(_revocation(row)))
+    written = _revocation(row)
+    change.tell(encode(written))
+    return written
 
 
 # A revocation by time names no revision, and refuses tokens by their own time of issue. What an ended session was refreshed for since that time is

@@ -200,11 +200,14 @@ class SessionStore:
         return await self._database.change(call, kind, effect)
 
     # The condition stands outside too: a row that was renewed while the sweep waited for it is judged anew only there.
-    _SWEEP = "DELETE FROM session WHERE expire_time < $1 AND id IN (SELECT id FROM session WHERE expire_time < $1 LIMIT 1000)"
+    _SWEEP = """
+        DELETE FROM session WHERE expire_time < clock_timestamp() AND id IN
+            (SELECT id FROM session WHERE expire_time < clock_timestamp() LIMIT 1000)
+    """
 
-    async def sweep(self, now: datetime) -> None:
-        """Delete what has expired."""
-        await self._database.execute(self._SWEEP, now)
+    async def sweep(self) -> None:
+        """Delete what has expired, by Postgres's clock."""
+        await self._database.execute(self._SWEEP)
 
 
 _LINE_UP = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"

@@ -187,6 +187,20 @@ async def test_a_call_that_is_given_up_takes_no_budget_from_the_others(instances
     assert first.cancelled()
 
 
+async def test_who_spends_finds_no_lot_empty_and_gets_no_more_than_there_is(instances: Instances) -> None:
+    """The next lot is asked for while some of this one is left."""
+    who = ("address", str(uuid4()))
+    assert await passes(instances.first, LimitClass.CHECK, who[1])
+    spent = 1
+    while instances.first.spend(LimitClass.CHECK, who):
+        spent += 1
+        await asyncio.gather(*instances.first._refills.values())
+
+    assert spent == CHECKS.count
+    assert not await passes(instances.first, LimitClass.CHECK, who[1])
+    assert not await passes(instances.second, LimitClass.CHECK, who[1])
+
+
 async def test_more_at_once_than_there_are_get_what_there_is(instances: Instances) -> None:
     """Lot after lot, until there is no more; nothing is lost and nothing is given twice."""
     who = str(uuid4())

@@ -243,7 +243,7 @@ async def test_too_many_at_once_hear_so_at_once(stack: Stack) -> None:
     hold, pool = threading.Event(), stack.identity.pool
     blocked = [asyncio.create_task(pool.run(hold.wait, remaining=1e6)) for _ in range(900)]
     await asyncio.sleep(0)
-    refused = pool.refused
+    refused, hashed = pool.refused, pool.finished
     locker = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
     try:
         await locker.execute("BEGIN; LOCK TABLE identity.account, identity.tenant IN ACCESS EXCLUSIVE MODE")
@@ -256,6 +256,7 @@ async def test_too_many_at_once_hear_so_at_once(stack: Stack) -> None:
     assert {type(outcome) for outcome in outcomes} == {LoginCapacityExceeded}
     assert all(outcome.retry_after.total_seconds() >= 1 for outcome in outcomes)
     assert pool.refused - refused == 15
+    assert pool.finished - hashed == len(blocked)
     await stack.login(email, client=client)  # ten wrong ones would make it wait
 
 

@@ -1,5 +1,6 @@
 """What a check costs: statements, counted on the way to Postgres; and that no two questions share an answer."""
 
+import random
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,6 +10,7 @@ from services.chassis.sealing import derive
 from services.chassis.tenancy import TenantId
 from tests.conftest import SALT
 from tests.service.rbac.conftest import CLIENT, GROUP, USER, Leaseless, Rbac, Tenant, ask, subject
+from watchword.errors import InvalidRequest
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
 
 
@@ -123,3 +125,32 @@ async def test_no_two_questions_share_an_answer(rbac: Rbac, tenant: Tenant) -> N
     assert await tenant.may(user, "doc.read", "doc/a")
     elsewhere = await rbac.tenant()
     assert not await elsewhere.may(user, "doc.read", "doc/a")
+
+
+async def test_of_a_thousand_questions_that_look_alike_exactly_those_are_allowed_that_were_granted(tenant: Tenant) -> None:
+    """A113: resources of few characters, among them all that separate something somewhere; twice, so that the second time all is remembered."""
+    names = ["doc/" + "".join(random.Random(number).choices("ab:.~@=+-", k=3)) for number in range(1000)]
+    user, role, granted = str(uuid4()), await tenant.role("any", "doc.read"), set(names[:20])
+    for resource in granted:
+        await tenant.bind(user, role, resource=resource)
+    asked = [permission_pb2.CheckPermissionRequest(subject=subject(USER, user), permission="doc.read", resource=name) for name in names]
+    batch = permission_pb2.BatchCheckPermissionsRequest(requests=asked, tenant_id=tenant.id)
+
+    for _ in range(2):
+        answers = (await ask(tenant.instances[0].permissions.BatchCheckPermissions, batch, tenant.peer)).responses
+        assert [answer.decision == permission_pb2.ALLOW for answer in answers] == [name in granted for name in names]
+
+
+async def test_identifiers_that_a_store_might_take_for_one_another_are_apart_or_refused(tenant: Tenant) -> None:
+    """A114: case, spaces at the end, composed and decomposed letters; the same from memory as from Postgres."""
+    user = str(uuid4())
+    await tenant.bind(user, await tenant.role("any", "doc.read"), resource="doc/a")
+
+    for _ in range(2):
+        assert await tenant.may(user, "doc.read", "doc/a")
+        assert not await tenant.may(user, "doc.read", "doc/A")
+        for resource in ("doc/a ", " doc/a", "DOC/a", "doc/\u00e4", "doc/a\u0308", "doc/a\0", "doc/*", "doc/a|b", "doc/a/b"):
+            with pytest.raises(InvalidRequest):
+                await tenant.may(user, "doc.read", resource)
+        with pytest.raises(InvalidRequest):
+            await tenant.may(user.upper(), "doc.read", "doc/a")

@@ -3,14 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import grpc
 import pytest
 
 from services.chassis.coherence import LEASE
 from tests.conftest import Keys, Stores, eventually
-from tests.service.token.fleet import Fleet, Valkey, running_fleet
+from tests.service.token.fleet import AGAIN, PATIENCE, TENANT, Fleet, Valkey, running_fleet
 from watchword.token.v1 import token_pb2
 
 COUNT = 3
@@ -278,6 +280,46 @@ async def test_a_writer_cut_off_from_redis_is_helped_by_the_others(fleet: Fleet)
         assert set(await fleet.verify_all(tokens.access_token)) == {"VALID"}
         await fleet.revoke(tokens, 0)
         assert set(await fleet.verify_all(tokens.access_token)) == {"REVOKED"}
+
+
+async def by_refresh_token(fleet: Fleet) -> tuple[token_pb2.TokenSet, Callable[..., Awaitable[object]]]:
+    """Open a session, and return it with the revocation of its refresh token, at an instance of one's choice."""
+    tokens = await fleet.issue(1)
+    request = token_pb2.RevokeTokenRequest(token=tokens.refresh_token)
+    return tokens, lambda at, timeout: fleet.members[at].stub.RevokeToken(request, metadata=fleet.identity, timeout=timeout)
+
+
+async def by_time(fleet: Fleet) -> tuple[token_pb2.TokenSet, Callable[..., Awaitable[object]]]:
+    """Open a session and refresh it; return its token with the revocation of its subject up to a time before the refresh."""
+    subject = str(uuid4())
+    opened = await fleet.issue(1, subject=subject)
+    request = token_pb2.RevokeTokensRequest(tenant_id=TENANT, subject=subject)
+    request.issued_before.FromDatetime(datetime.now(UTC))
+    await eventually(lambda: _is_past(request.issued_before.seconds + 1))  # a token knows whole seconds
+    refresh = token_pb2.RefreshTokenRequest(refresh_token=opened.refresh_token, revision=10**6)
+    refreshed = await fleet.members[1].stub.RefreshToken(refresh, metadata=fleet.identity, timeout=PATIENCE)
+    return refreshed.tokens, lambda at, timeout: fleet.members[at].stub.RevokeTokens(request, metadata=fleet.identity, timeout=timeout)
+
+
+async def _is_past(seconds: float) -> bool:
+    return time.time() >= seconds
+
+
+@pytest.mark.parametrize("arrange", [by_refresh_token, by_time])
+async def test_a_repeat_without_a_request_id_is_answered_when_the_first_could_have_been(
+    fleet: Fleet, arrange: Callable[[Fleet], Awaitable[tuple[token_pb2.TokenSet, Callable[..., Awaitable[object]]]]]
+) -> None:
+    """It finds nothing left to do, while those who hold leases were not told yet: its OK must mean what every OK means."""
+    tokens, revoke = await arrange(fleet)
+    assert set(await fleet.verify_all(tokens.access_token)) == {"VALID"}
+    await fleet.members[0].redis.cut()  # until a relay finds it, nobody else is told
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await revoke(0, 0.3)
+    assert refusal.value.code() in AGAIN
+    await revoke(1, PATIENCE)
+
+    assert set(await fleet.verify_all(tokens.access_token)) == {"REVOKED"}
 
 
 async def test_postgres_gone_for_all(fleet: Fleet) -> None:

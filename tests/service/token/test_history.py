@@ -99,7 +99,7 @@ async def revoke_for_ever(inquiry: Inquiry, dice: random.Random) -> None:
 
 def way_to_revoke(dice: random.Random, tokens: token_pb2.TokenSet, subject: str, tenant: str) -> tuple[Name, Any]:
     """Return what is revoked, and the request for it."""
-    once = str(uuid4())
+    once = dice.choice((str(uuid4()), ""))  # empty: a repeat does not say that it is one
     by_target = token_pb2.RevokeTokensRequest(tenant_id=tenant, request_id=once)
     if tenant != TENANT:
         by_target.all_of_tenant = True

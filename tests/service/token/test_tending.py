@@ -1,17 +1,72 @@
 """Token looks after its store by itself, whatever goes wrong in between."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.conftest import SALT, Keys, Stores, eventually, instance, serving
+from services.chassis.tenancy import DEFAULT_TENANT
+from tests.conftest import ROOT, SALT, Keys, Stores, eventually, free_port, instance, process, serving
+from watchword.token.v1 import token_pb2, token_pb2_grpc
 
 _INSERT = """
     INSERT INTO token.revocation (tenant_id, key, kind, revision, spared_revision, is_disabled, revoke_time, expire_time)
     VALUES ($1, $1, 'token', 1, 0, false, $2, $2)
 """
+
+
+_FAST = """
+import time
+real = time.time
+time.time = lambda: real() + 7200
+"""
+
+
+async def test_a_clock_that_is_fast_revives_nothing(stores: Stores, service_keys: Keys, tmp_path: Path) -> None:
+    """One host, two hours ahead: what is revoked stays so for everybody, and it says that it is not ready, and issues nothing."""
+    url, live, expired = await stores.new_database(), uuid4(), uuid4()
+    (tmp_path / "sitecustomize.py").write_text(_FAST)
+    environment = {
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "DATABASE_URL": url,
+        "REDIS_URL": stores.redis,
+        "SECURITY_SALT": SALT,
+        "SERVICE_KEY": service_keys.private["token"],
+        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
+    }
+    address, log, connection = f"127.0.0.1:{free_port()}", tmp_path / "log", await asyncpg.connect(url)
+    await connection.execute(_INSERT, live, datetime.now(UTC) + timedelta(hours=1))
+    await connection.execute(_INSERT, expired, datetime.now(UTC) - timedelta(hours=1))
+
+    async def left() -> list[UUID]:
+        return [row["key"] for row in await connection.fetch("SELECT key FROM token.revocation")]
+
+    async def is_swept() -> bool:
+        return expired not in await left()
+
+    async def is_not_ready() -> bool:
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=10)
+        return bool(answer.status == health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    command = [sys.executable, "-m", "services.token"]
+    with process(command, log=log, environment={**environment, "GRPC_ADDRESS": address}):
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+            issuing: Any = token_pb2_grpc.TokenServiceStub(channel)
+            await eventually(is_swept, within=30)
+            assert await left() == [live]
+            assert await is_not_ready()
+            request = token_pb2.IssueTokenRequest(subject=str(uuid4()), tenant_id=str(DEFAULT_TENANT), type=token_pb2.PRINCIPAL_TYPE_USER)
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await issuing.IssueToken(request, metadata=service_keys.metadata("identity", to="token"), timeout=10)
+            assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+    await connection.close()
 
 
 async def test_the_tending_outlives_every_failure(stores: Stores, service_keys: Keys, tmp_path: Path) -> None:

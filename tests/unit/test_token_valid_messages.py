@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 from services.chassis.call import Caller, CallerKind
 from services.chassis.wire import member, varint
 from services.token.messages import verdict_of
-from services.token.valid import valid_answer
+from services.token.valid_messages import valid_answer
 from services.token.verifier import Answer, Verdict
 from watchword.token.v1 import token_pb2
 from watchword.tokens import MAX_SECONDS, Claims, SubjectKind
