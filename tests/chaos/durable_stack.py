@@ -28,6 +28,7 @@ import msgspec
 
 from services import embedded
 from services.chassis import crashpoint
+from services.chassis.coherence import end
 from services.chassis.migrate import migrate
 from services.up.probes import grpc_serving, until_healthy
 from tests.chaos.durable_zygote import News, Order
@@ -260,10 +261,12 @@ class Suite:
         order = Order(service, {**self._environment(service, name, address), **(environment or {})}, str(log), control, without)
         pid, ended = await self.zygote.start(order)
         host, _, port = address.rpartition(":")
-        healthy: asyncio.Future[Any] = asyncio.create_task(until_healthy(grpc_serving(host, int(port))))
-        await asyncio.wait({healthy, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
-        assert healthy.done(), log.read_text()
-        assert not ended.done(), log.read_text()
+        healthy = asyncio.create_task(until_healthy(grpc_serving(host, int(port))))
+        waited: set[asyncio.Future[Any]] = {healthy, ended}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        is_healthy = healthy.done() and not ended.done()
+        await end([healthy])
+        assert is_healthy, log.read_text()
         return Instance(service, address, control, log, pid, ended, grpc.aio.insecure_channel(address, CHANNEL))
 
     async def end_of(self, service: str, point: str, environment: Mapping[str, str]) -> int:

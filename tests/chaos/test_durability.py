@@ -32,8 +32,7 @@ from watchword.token.v1 import key_pb2, key_pb2_grpc, token_pb2
 LONG = bool(os.environ.get("WATCHWORD_LONG"))
 ROUNDS = 200  # of each row in the long form: half of them kill instances, half backends
 MOST, REST = 140, 60  # where a row is of two kinds of writes
-AT_ONCE = 10  # instances that die together
-pytestmark = pytest.mark.timeout(900)
+AT_ONCE = 6  # instances that die together
 
 IN_TRANSACTION = ("change.after_effect", "change.after_audit", "change.before_commit")
 CHANGE = ("change.before_begin", *IN_TRANSACTION, "change.after_commit", "change.after_fanout")
