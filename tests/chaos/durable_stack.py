@@ -274,7 +274,7 @@ class Suite:
         name = f"{service}-{next(self._numbers)}-{secrets.token_hex(2)}"
         own = {**self._environment(service, name, f"127.0.0.1:{self.ports.take()}"), **environment, crashpoint.VARIABLE: point}
         _, ended = await self.zygote.start(Order(service, own, str(self.home / f"{name}.log"), str(self.home / f"{name}.sock")))
-        return await asyncio.wait_for(ended, PATIENCE)
+        return await asyncio.wait_for(asyncio.shield(ended), PATIENCE)
 
     def _environment(self, service: str, name: str, address: str) -> dict[str, str]:
         return {
