@@ -42,6 +42,18 @@ ANY = rbac_pb2.SUBJECT_TYPE_ANY
 Metadata = tuple[tuple[str, str], ...]
 
 
+PEER_LASTS = 20  # seconds
+_peers: dict[tuple[str, int], Metadata] = {}
+
+
+def as_identity(keys: Keys) -> Metadata:
+    """Return the metadata of identity's calls: a token of a minute, the same for a while."""
+    key = keys.public_json, int(time.monotonic() // PEER_LASTS)
+    if key not in _peers:
+        _peers[key] = keys.metadata("identity", to="rbac")
+    return _peers[key]
+
+
 class MovableClock(Clock):
     """The wall clock, and as much later as a test says."""
 
@@ -233,8 +245,8 @@ class Tenant:
 
     @property
     def peer(self) -> Metadata:
-        """Of identity; made for each call, for it lives a minute."""
-        return self.keys.metadata("identity", to="rbac")
+        """Of identity; the same for a while, as services use theirs: so that rbac knows it, and answers promptly."""
+        return as_identity(self.keys)
 
     def user(self, who: str) -> Metadata:
         return as_user(self.id, who)
@@ -309,7 +321,7 @@ class Rbac:
 
     @property
     def peer(self) -> Metadata:
-        return self.keys.metadata("identity", to="rbac")
+        return as_identity(self.keys)
 
     async def tenant(self) -> Tenant:
         """Return a new tenant, whose administrator identity has bound."""
