@@ -13,7 +13,7 @@ _ENDED = ("Z", "X", "x")  # a process that has ended, and only is not waited for
 
 @cache
 def own_place() -> str:
-    """Return this process's place: machine since it started, namespace of process ids, id, and start; empty where that cannot be said."""
+    """Return this process's place: machine, its start, namespace of process ids, id, and start; empty where that cannot be said."""
     began = _state_and_start(os.getpid())
     machine = _machine()
     return f"{machine}/{os.getpid()}/{began[1]}" if machine and began else ""
@@ -36,8 +36,9 @@ def is_gone(place: str) -> bool:
 
 
 def _machine() -> str:
+    """Machines that were restored from one image of a running one share the id of their start, and are told apart by name."""
     try:
-        return f"{_BOOT.read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"
+        return f"{os.uname().nodename}/{_BOOT.read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 
