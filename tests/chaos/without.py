@@ -21,6 +21,7 @@ from services.chassis import clock, edge, health, postgres, server
 from services.chassis import redis as chassis_redis
 from services.chassis.fanout import Fanout
 from services.chassis.postgres import Database, Posted
+from services.chassis.skew import Skew
 from services.rbac.checker import Checker
 from services.token.revocations import Revocations
 from watchword import rules
@@ -230,6 +231,11 @@ def without_answers() -> None:
         signal.signal(number, close)
 
 
+def without_comparison() -> None:
+    """The clock is not compared with Postgres's."""
+    put(Skew, "is_tolerable", True)
+
+
 def skew(ahead: float) -> None:
     """The clock is ahead."""
     put(clock.Clock, "seconds", lambda _: time.time() + ahead)
@@ -246,6 +252,7 @@ INSTANCES: Mapping[str, Callable[[], None]] = {
     "breaker": without_breaker,
     "indifference": without_indifference,
     "leeway": without_leeway,
+    "comparison": without_comparison,
     "priority": without_priority,
     "answers": without_answers,
 }
