@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,8 +39,9 @@ async def person(started_stack: World) -> Person:
 
 
 @pytest.fixture
-async def stack(started_stack: World) -> World:
+async def stack(started_stack: World) -> AsyncIterator[World]:
     """The stack, whole."""
     await started_stack.whole()
     await started_stack.bury()
-    return started_stack
+    yield started_stack
+    await started_stack.mend()

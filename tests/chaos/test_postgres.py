@@ -21,6 +21,7 @@ OUTAGE = 5.0 if LONG else 2.0  # seconds
 FROZEN = 10.0  # seconds
 TERMINATIONS = 10
 SLOW = 0.1  # seconds each way
+REFUSALS = {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}  # the pool is full, it could not grow in time, there was no more time
 
 
 async def out_of_order(stack: World, load: Load, number: str, seconds: float) -> tuple[float, float]:
@@ -210,13 +211,13 @@ async def test_f12_postgres_is_far_away(stack: World, person: Person) -> None:
     record(
         "F12",
         broken="Postgres is 200 ms further away",
-        promised="VerifyToken does not notice; who finds no connection within a second is told RESOURCE_EXHAUSTED; normal 2 s after it is over",
+        promised="VerifyToken does not notice; who finds no connection within a second is refused; normal 2 s after it is over",
         seen=f"VerifyToken p99 {ms(slow.p99)} ({ms(idle.p99)} before); of 120 roles at once at one instance "
         f"{len(refused.calls)} were refused, within {ms(refused.slowest)}; normal after {ms(recovery)}; {said}",
         without=f"memory off: VerifyToken takes {ms(asking)}",
     )
     assert slow.p99 < max(idle.p99 * 1.2, idle.p99 + 0.05)
-    assert {"RESOURCE_EXHAUSTED"} <= {call.failure for call in refused.calls} <= {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    assert "RESOURCE_EXHAUSTED" in {call.failure for call in refused.calls} <= REFUSALS
     assert refused.slowest < 2.5
     assert recovery < 2.0
     assert asking > 0.2
