@@ -68,7 +68,7 @@ async def checks(bench: Bench) -> list[Figure]:
         batches = [shape.batch((number * 250 + user * 7) % shape.askable for user in range(BATCH)) for number in range(BATCHES)]
         distinct = asking(bench, worker, instance, "BatchCheckPermissions", "checks", batches)
         distinct = replace(distinct, units=BATCH, concurrency=BATCHES_AT_ONCE)
-        await replace(distinct, cold=None, per_slice=BATCHES)(-1)  # from now on memory knows
+        await replace(distinct, cold=None, per_slice=BATCHES, concurrency=1)(-1)  # from now on memory knows
         fresh = asking(bench, worker, instance, "BatchCheckPermissions", "checks.new", _new_questions(bench, shape))
         fresh = replace(fresh, units=BATCH, concurrency=BATCHES_AT_ONCE, per_slice=NEW_BATCHES)
         sides: dict[str, Side] = {"distinct": distinct, "repeated": replace(distinct, variety=1), "new": fresh}

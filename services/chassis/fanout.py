@@ -199,6 +199,8 @@ class Fanout:
                     for one in posted:
                         self._replica.apply(one.payload)
                     self._enqueue(posted)
+                if self._waiting:
+                    await self._outbox.forget_the_gone()
                 await self._outbox.sweep(unseen_for=timedelta(seconds=REGISTERED_FOR + 2 * SWEEP_MARGIN))
             except WatchwordError:
                 continue

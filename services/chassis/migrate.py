@@ -50,11 +50,13 @@ class Migration:
 
 def migrations(schema: str) -> list[Migration]:
     """Return the files of `schema`, in order."""
-    found = []
+    found: list[Migration] = []
     for path in sorted(FOLDERS[schema].glob("*.sql")):
         match = re.fullmatch(r"(\d{4})_([a-z0-9_]+)\.sql", path.name)
         if match is None:
             raise MigrationError(f"{path.name} is not named like 0001_what_it_does.sql")
+        if found and found[-1].version == int(match[1]):
+            raise MigrationError(f"{path.name} has the number of another migration, {found[-1].name}")
         found.append(Migration(schema, int(match[1]), match[2], path.read_text(encoding="utf-8")))
     return found
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
+from services.chassis.place import is_gone, own_place
 from services.chassis.postgres import Database, Posted
 
 BATCH = 1000  # changes that a relay takes at once
@@ -58,14 +59,14 @@ class Outbox:
 
     # `version` orders an instance's own writes: one that was given up, and reaches Postgres late, changes nothing.
     _REGISTER = """
-        INSERT INTO instance AS i (id, name, mode, version, seen_time, holds) VALUES ($1, $2, $3, $4, clock_timestamp(), $5)
+        INSERT INTO instance AS i (id, name, mode, version, seen_time, holds, place) VALUES ($1, $2, $3, $4, clock_timestamp(), $5, $6)
         ON CONFLICT (id) DO UPDATE SET mode = excluded.mode, version = excluded.version, seen_time = excluded.seen_time, holds = excluded.holds
         WHERE i.version < excluded.version
     """
 
     async def register(self, instance: UUID, name: str, mode: Mode, version: int, holds: Sequence[str]) -> None:
         """Say what an instance does, and what it holds."""
-        await self._database.execute(self._REGISTER, instance, name, mode.value, version, list(holds))
+        await self._database.execute(self._REGISTER, instance, name, mode.value, version, list(holds), own_place())
 
     _SIGN_OFF = "DELETE FROM instance WHERE id = $1"
 
@@ -79,6 +80,14 @@ class Outbox:
         """Return whether any instance may be answering from memory. One not seen for so long has stopped by itself."""
         row = await self._database.fetch_row(self._IS_ANY_LEASED, seen_within)
         return row is None or bool(row[0])
+
+    _FIND_PLACES = "SELECT id, place FROM instance WHERE mode = 'leased'"
+
+    async def forget_the_gone(self) -> None:
+        """Forget instances on this machine whose processes have ended without a word. Those of other machines may only be cut off."""
+        for row in await self._database.fetch(self._FIND_PLACES):
+            if is_gone(row["place"]):
+                await self.sign_off(row["id"])
 
     _SWEEP = "DELETE FROM instance WHERE seen_time < clock_timestamp() - $1::interval"
 
@@ -102,8 +111,8 @@ class GuestBook(Outbox):
     def __init__(self, database: Database, context: str) -> None:
         super().__init__(database)
         self._enter = f"""
-            INSERT INTO {context}.instance AS i (id, name, mode, version, seen_time, holds, guest)
-            VALUES ($1, $2, $3, $4, clock_timestamp(), $5, true)
+            INSERT INTO {context}.instance AS i (id, name, mode, version, seen_time, holds, place, guest)
+            VALUES ($1, $2, $3, $4, clock_timestamp(), $5, $6, true)
             ON CONFLICT (id) DO UPDATE SET mode = excluded.mode, version = excluded.version, seen_time = excluded.seen_time
             WHERE i.version < excluded.version
         """  # noqa: S608  (a context's name is written in the code)
@@ -115,7 +124,7 @@ class GuestBook(Outbox):
 
     async def register(self, instance: UUID, name: str, mode: Mode, version: int, holds: Sequence[str]) -> None:
         """Say what a guest does."""
-        await self._database.execute(self._enter, instance, name, mode.value, version, list(holds))
+        await self._database.execute(self._enter, instance, name, mode.value, version, list(holds), own_place())
 
     async def sign_off(self, instance: UUID) -> None:
         """Forget a guest that answers no more."""

@@ -94,7 +94,9 @@ class Revocations:
     async def _ask(self) -> None:
         """Put all questions that wait to Postgres by one read, and again while there are more: one read at a time, however many ask."""
         while self._waiting:
-            asked, self._waiting = self._waiting, []
+            asked, self._waiting = [one for one in self._waiting if not one[1].done()], []
+            if not asked:
+                return  # all have given up
             try:
                 found = await self._read([token for token, _ in asked])
             except Exception as error:  # whoever asked is told why

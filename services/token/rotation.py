@@ -51,6 +51,9 @@ class Step:
     early: bool = False
 
 
+MOST_KEYS = 90  # beside a retiring key, no new one: a key set holds 100, and a withdrawal needs room
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """When keys change.
@@ -87,7 +90,7 @@ def _due(ring: Snapshot, policy: Policy) -> Iterator[Step]:
     if coming:
         yield from _promotion(coming[0], active, ring, policy)
     yield from (Step(Move.RETIRE, key.kid) for key in _in(ring, KeyState.RETIRING) if key.state_time + MAX_ACCESS_LIFE <= ring.now)
-    if not coming and policy.period and active.state_time + policy.period - policy.lead <= ring.now:
+    if not coming and policy.period and len(ring.keys) < MOST_KEYS and active.state_time + policy.period - policy.lead <= ring.now:
         yield Step(Move.MAKE)
 
 
@@ -157,7 +160,7 @@ class Rotation:
         signs = any(key.kid == kid and key.state is KeyState.ACTIVE for key in snapshot.keys)
         if signs and not _in(snapshot, KeyState.PUBLISHED):
             # Its successor is published in a change of its own, so that instances know it before they meet its first token.
-            await self._store.publish_next(_call("revoke"), fresh)
+            await self._store.publish_next(_call("revoke"), fresh, is_urgent=True)
             fresh = await self._make()
         try:
             key = await self._store.revoke(call, kid, fresh)

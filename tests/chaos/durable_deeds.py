@@ -17,6 +17,7 @@ class Deed(ABC):
     service: ClassVar[str]
     event: ClassVar[str]
     effect: ClassVar[str]  # SQL that counts effects
+    is_over_once_checked: ClassVar[bool] = False  # the check uses up what a repeat would be answered with
 
     def __init__(self, town: Town) -> None:
         self.town = town

@@ -77,7 +77,7 @@ class Narrow(Unbind):
 
     async def prepare(self) -> None:
         self.subject = str(uuid4())
-        made = rbac_pb2.CreateRoleRequest(name=f"r{secrets.token_hex(8)}", permissions=[PERMISSION])
+        made = rbac_pb2.CreateRoleRequest(name=f"r{secrets.token_hex(8)}", permissions=[PERMISSION], request_id=str(uuid4()))
         self.role = (await answered(lambda: self.suite.of("rbac")[0].ask(ROLES, "CreateRole", made, self.town.admin))).role.id
         self.binding = await self.town.binding(self.subject, self.role)
         await eventually(self._all_permit)

@@ -28,6 +28,7 @@ import msgspec
 
 from services import embedded
 from services.chassis import crashpoint
+from services.chassis.coherence import end
 from services.chassis.migrate import migrate
 from services.up.probes import grpc_serving, until_healthy
 from tests.chaos.durable_zygote import News, Order
@@ -260,10 +261,12 @@ class Suite:
         order = Order(service, {**self._environment(service, name, address), **(environment or {})}, str(log), control, without)
         pid, ended = await self.zygote.start(order)
         host, _, port = address.rpartition(":")
-        healthy: asyncio.Future[Any] = asyncio.create_task(until_healthy(grpc_serving(host, int(port))))
-        await asyncio.wait({healthy, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
-        assert healthy.done(), log.read_text()
-        assert not ended.done(), log.read_text()
+        healthy = asyncio.create_task(until_healthy(grpc_serving(host, int(port))))
+        waited: set[asyncio.Future[Any]] = {healthy, ended}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+        is_healthy = healthy.done() and not ended.done()
+        await end([healthy])
+        assert is_healthy, log.read_text()
         return Instance(service, address, control, log, pid, ended, grpc.aio.insecure_channel(address, CHANNEL))
 
     async def end_of(self, service: str, point: str, environment: Mapping[str, str]) -> int:
@@ -271,7 +274,7 @@ class Suite:
         name = f"{service}-{next(self._numbers)}-{secrets.token_hex(2)}"
         own = {**self._environment(service, name, f"127.0.0.1:{self.ports.take()}"), **environment, crashpoint.VARIABLE: point}
         _, ended = await self.zygote.start(Order(service, own, str(self.home / f"{name}.log"), str(self.home / f"{name}.sock")))
-        return await asyncio.wait_for(ended, PATIENCE)
+        return await asyncio.wait_for(asyncio.shield(ended), PATIENCE)
 
     def _environment(self, service: str, name: str, address: str) -> dict[str, str]:
         return {

@@ -110,6 +110,7 @@ class Refresh(Deed):
     """A refresh token is traded for its successor."""
 
     service, event = "token", "refresh_token_redeemed"
+    is_over_once_checked = True  # it presents the predecessor once more, which ends the session
     effect = "SELECT count(*) FROM token.refresh_token WHERE session_id = $1 AND used_time IS NOT NULL"
 
     async def prepare(self) -> None:

@@ -109,7 +109,7 @@ class Town:
 
     async def binding(self, subject: str, role: str = "") -> str:
         """Bind the role to a subject."""
-        request = rbac_pb2.CreateRoleBindingRequest(subject=user(subject), role_id=role or self.role)
+        request = rbac_pb2.CreateRoleBindingRequest(subject=user(subject), role_id=role or self.role, request_id=str(uuid4()))
         answer = await answered(lambda: self.suite.of("rbac")[0].ask(BINDINGS, "CreateRoleBinding", request, self.admin))
         return str(answer.role_binding.id)
 

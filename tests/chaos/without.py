@@ -22,6 +22,7 @@ from services.chassis import redis as chassis_redis
 from services.chassis import skew as chassis_skew
 from services.chassis.fanout import Fanout
 from services.chassis.postgres import Database, Posted
+from services.chassis.skew import Skew
 from services.rbac.checker import Checker
 from services.token.revocations import Revocations
 from watchword import rules
@@ -231,6 +232,11 @@ def without_answers() -> None:
         signal.signal(number, close)
 
 
+def without_comparison() -> None:
+    """The clock is not compared with Postgres's."""
+    put(Skew, "is_tolerable", True)
+
+
 def skew(ahead: float) -> None:
     """The clock is ahead, and nobody compares it with Postgres's, or an instance whose clock is off by more than two seconds would not serve."""
     put(chassis_skew, "TOLERATED", float("inf"))
@@ -248,6 +254,7 @@ INSTANCES: Mapping[str, Callable[[], None]] = {
     "breaker": without_breaker,
     "indifference": without_indifference,
     "leeway": without_leeway,
+    "comparison": without_comparison,
     "priority": without_priority,
     "answers": without_answers,
 }

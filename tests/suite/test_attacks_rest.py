@@ -18,9 +18,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from services.chassis.sealing import Sealer
 from tests import forgery
-from tests.attacks import ATTACKS, REFUSED_UNREAD, Attack
+from tests.attacks import ATTACKS, ECDSA_CHANGES, REFUSED_UNREAD, Attack
+from tests.conftest import eventually
 from tests.forgery import Original, changed, claims_of
+from tests.ring import KINDS as ALGORITHMS
+from tests.ring import Ring, new_ring
 from tests.suite.conftest import PASSWORD, Person, Suite, login, new_person, reason, sql
+from watchword.token.v1 import token_pb2, token_pb2_grpc
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,81 @@ async def test_a_forged_token_cannot_be_told_from_rubbish(
     if attack.fits_header:
         assert told(await rest.get("/v1/me", headers={"authorization": f"Bearer {text}"})) == rubbish
     assert trap.connections == 0
+
+
+# Keys of every kind, in every state.
+
+
+@pytest.fixture(scope="module")
+async def ring(suite: Suite, victim: Person) -> AsyncIterator[Ring]:
+    """Put keys beside the one that signs, until the end of the module."""
+    secret = base64.b64decode((suite.home / "secrets" / "key-encryption-key").read_text())
+    made = await new_ring(suite.endpoints.database_url, Sealer(secret))
+    probe, metadata = made.signed("ring-published", "RS256", claims_of(victim.token)), suite.peer("identity", to="token")
+    request = token_pb2.VerifyTokenRequest(token=probe)
+
+    async def is_read() -> bool:
+        stubs = suite.stubs("token", token_pb2_grpc.TokenServiceStub)
+        answers = await asyncio.gather(*(stub.VerifyToken(request, metadata=metadata) for stub in stubs))
+        return {answer.status for answer in answers} == {token_pb2.VALID}
+
+    await eventually(is_read, within=15)
+    yield made
+    await sql(suite, "DELETE FROM token.signing_key WHERE kid LIKE 'ring-%'")
+
+
+@dataclass(frozen=True)
+class Forger:
+    """Shows tokens to the edge: as what is asked about, and as a credential."""
+
+    rest: httpx.AsyncClient
+    headers: Mapping[str, str]
+
+    async def says(self, text: str) -> str:
+        """Return what is said of a token. As a credential it is good if it is VALID, and else like rubbish."""
+        status = await verified(self.rest, text, self.headers)
+        borne = await self.rest.get("/v1/me", headers={"authorization": f"Bearer {text}"})
+        assert borne.status_code == (200 if status == "VALID" else 401), borne.text
+        return status
+
+
+@pytest.fixture
+async def forger(rest: httpx.AsyncClient, headers: Mapping[str, str]) -> Forger:
+    """Somebody who tries."""
+    return Forger(rest, headers)
+
+
+@pytest.mark.parametrize("kid", [pytest.param(kid, id=f"A004-{kid}") for kid in (*ALGORITHMS, "ring-published")])
+async def test_a_key_verifies_by_its_own_algorithm_and_no_other(forger: Forger, original: Original, ring: Ring, kid: str) -> None:
+    """Whatever the header says, and whichever key of ours made the signature."""
+    own = ALGORITHMS.get(kid, "RS256")
+    assert await forger.says(ring.signed(kid, own, original.body)) == "VALID"
+    for alg in {"RS256", *ALGORITHMS.values()} - {own}:
+        assert await forger.says(ring.signed(kid, alg, original.body)) == "BAD_SIGNATURE", alg
+    for by in {"ring-published", *ALGORITHMS} - {kid}:
+        assert await forger.says(ring.signed(kid, own, original.body, by=by)) == "BAD_SIGNATURE", by
+
+
+@pytest.mark.parametrize("name", ECDSA_CHANGES)
+async def test_an_ecdsa_signature_is_r_and_s_and_nothing_else(forger: Forger, original: Original, ring: Ring, name: str) -> None:
+    """CVE-2022-21449 and its kin. The right signature is the control above."""
+    head = {"alg": "ES256", "kid": "ring-es256", "typ": "at+jwt"}
+    text = forgery.ecdsa_token(ring.private["ring-es256"], head, original.body, ECDSA_CHANGES[name])
+    assert await forger.says(text) in ("BAD_SIGNATURE", "MALFORMED")
+
+
+async def test_a_kid_is_required_however_many_keys_there_are(forger: Forger, original: Original, ring: Ring) -> None:
+    """A014: otherwise the header's silence would choose among the keys."""
+    head = {"alg": "ES256", "typ": "at+jwt"}
+    assert await forger.says(forgery.ecdsa_token(ring.private["ring-es256"], head, original.body)) == "MALFORMED"
+
+
+@pytest.mark.parametrize(
+    ("kid", "expected"), [("ring-retiring", "VALID"), ("ring-retired", "UNKNOWN_KEY"), ("ring-published", "VALID")], ids=lambda one: f"A015-{one}"
+)
+async def test_published_keys_verify_and_others_do_not(forger: Forger, original: Original, ring: Ring, kid: str, expected: str) -> None:
+    """What the key set shows to the world is what we accept."""
+    assert await forger.says(ring.signed(kid, "RS256", original.body)) == expected
 
 
 @pytest.mark.parametrize("size", [pytest.param(64 * 1024, id="A025-64-KiB"), pytest.param(2_000_000, id="A025-2-MB")])

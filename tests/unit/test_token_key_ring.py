@@ -54,6 +54,7 @@ def coming(**fields: object) -> StoredKey:
         (ring_at(DAY, ACTIVE), None),
         (ring_at(30 * DAY - 1201 * SECOND, ACTIVE), None),
         (ring_at(30 * DAY - 1200 * SECOND, ACTIVE), Step(Move.MAKE)),  # early enough for two key sets and the limit
+        (ring_at(40 * DAY, ACTIVE, *[stored(PAIRS[1], KeyState.RETIRING, since=NOW + 40 * DAY)] * 89), None),  # a key set would not hold them
         (ring_at(40 * DAY, ACTIVE, stored(PAIRS[1], KeyState.PENDING)), Step(Move.PUBLISH, NEXT)),
         (ring_at(40 * DAY, ACTIVE, coming(state_time=NOW + 40 * DAY)), None),  # one on its way is enough
         (ring_at(DAY, ACTIVE, coming(), held=[NEXT]), Step(Move.NOTE_HELD, NEXT)),

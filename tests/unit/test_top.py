@@ -8,6 +8,8 @@ import pytest
 from services.top.__main__ import draw, main
 from services.top.figures import durations, instances, methods, pairs
 from services.top.scrape import Look, Sample, Target, parse
+from watchword.__main__ import main as watchword
+from watchword.__main__ import top
 
 ONE = Target("token-1", "http://127.0.0.1:1/metrics")
 LABELS = {"grpc_service": "watchword.token.v1.TokenService", "grpc_method": "VerifyToken", "grpc_type": "unary"}
@@ -87,3 +89,17 @@ def test_a_stack_of_which_nobody_answers_is_shown_as_down(tmp_path: Path, capsys
 
     assert main(["--home", str(tmp_path), "--once", "--interval", "0.01"]) == 0
     assert "token-1   down" in capsys.readouterr().out
+
+
+def test_the_command_of_the_package_shows_the_same(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`watchword top` is what the seed calls it."""
+    assert watchword(["top", "--once", "--home", str(tmp_path)]) == main(["--once", "--home", str(tmp_path)])
+
+    first, second = capfd.readouterr().err.strip().splitlines()
+    assert first == second
+    assert "no stack runs" in first
+
+
+def test_without_a_checkout_it_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert top(["--once"], tmp_path / "scripts" / "top") == 1
+    assert "a checkout" in capsys.readouterr().err

@@ -58,7 +58,7 @@ class Work:
     async def export(self, owns: Owns, sections: Sequence[str]) -> int:
         """Print the tenant as a file."""
         empty = Policy(owns, **{name: () if name == "bindings" else {} for name in SECTIONS if name in sections})  # type: ignore[arg-type]
-        present = await Tenant(self.line).look(empty, self.now(), deletes=False)
+        present = await self._look(empty, self.now(), deletes=False)
         self.terminal.say(write(present.policy(owns, frozenset(sections))).rstrip("\n"))
         return AS_WISHED
 
@@ -106,7 +106,7 @@ class Work:
     async def _compare(self, file: Policy) -> tuple[Plan, Present]:
         """Return the plan, which is also told."""
         now = self.now()
-        present = await Tenant(self.line).look(file, now)
+        present = await self._look(file, now)
         planned = plan(file, present, now)
         for remark in planned.remarks:
             self.terminal.remark(f"line {remark.line}: {remark.text}")
@@ -116,6 +116,12 @@ class Work:
         count = len(planned.steps)
         self.terminal.say(f"{count} change{'s' if count > 1 else ''}; plan {planned.digest}" if count else "no difference")
         return planned, present
+
+    async def _look(self, file: Policy, now: datetime, *, deletes: bool = True) -> Present:
+        present, is_settled = await Tenant(self.line).settled(file, now, deletes=deletes)
+        if not is_settled:
+            self.terminal.remark("the tenant is being changed: what was read may be of several states, and `apply` will refuse it")
+        return present
 
     def _require_consent(self, planned: Plan, digest: str) -> None:
         """Return if this very plan was shown to somebody who wants it. Raises Refused."""

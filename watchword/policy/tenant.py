@@ -1,7 +1,7 @@
 """A tenant as it is, as far as a file speaks of it.
 
 The state is noted before anything is read. Whoever applies what he concluded says that state: if anything was changed after it, even while this was
-reading, nothing is applied.
+reading, nothing is applied. What is only shown is read again until it is certain, or likely, to be one state.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ PAGE = 1000
 DEADLINE = 20.0  # seconds of one call
 PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between attempts
 AT_ONCE = 8  # calls
+READINGS = 4  # of a tenant that is changed meanwhile
 _KINDS = {rbac_pb2.SUBJECT_TYPE_USER: "user:", rbac_pb2.SUBJECT_TYPE_CLIENT: "client:"}
 
 
@@ -115,6 +116,24 @@ class Tenant:
     async def group_ids(self) -> dict[str, str]:
         """Return the ids of all groups by name."""
         return {one.name: one.id async for one in self._list(self._groups.ListGroups, rbac_pb2.ListGroupsRequest(), "groups")}
+
+    async def settled(self, file: Policy, now: datetime, *, deletes: bool = True) -> tuple[Present, bool]:
+        """Return as `look` does, and whether it was so at one instant: the state is the same afterwards, or what was read twice is.
+
+        Raises  WatchwordError, TenantChanged
+        """
+        before: Present | None = None
+        for reading in range(READINGS):
+            try:
+                present = await self.look(file, now, deletes=deletes)
+            except TenantChanged:
+                if reading == READINGS - 1:
+                    raise
+                continue
+            if present.state == await self.state() or (before is not None and replace(before, state=present.state) == present):
+                return present, True
+            before = present
+        return present, False
 
     async def look(self, file: Policy, now: datetime, *, deletes: bool = True) -> Present:
         """Return what the tenant holds of what `file` speaks of; and, if applying it `deletes`, of what would go with roles and groups.

@@ -13,11 +13,11 @@ from services.token.key_pairs import UnusableKey
 from services.token.keys import KeyState, Snapshot, StoredKey
 from services.token.notices import KeyNotice, encode
 from services.token.revocations import EVERYWHERE, Revocation, RevokedKind, id_of_key
-from services.token.rotation import Move, Step
+from services.token.rotation import MOST_KEYS, Move, Step
 from services.token.sessions import MAX_ACCESS_LIFE
 from services.token.store.revocations import insert_revocation
 from services.token.vault import NewKey
-from watchword.errors import NotFound
+from watchword.errors import NotFound, PreconditionFailed
 
 LIVE_FOR = timedelta(seconds=10)  # since an instance last wrote its row
 
@@ -102,14 +102,20 @@ class KeyStore:
         else:
             await _move(change, step.kid, KeyState.RETIRED)
 
-    async def publish_next(self, call: Call, fresh: NewKey) -> ListedKey:
-        """Publish `fresh` as the next key, or hasten the key that is on its way; return which it is."""
+    async def publish_next(self, call: Call, fresh: NewKey, *, is_urgent: bool = False) -> ListedKey:
+        """Publish `fresh` as the next key, or hasten the key that is on its way; return which it is.
+
+        is_urgent  because the present one is about to be withdrawn
+        Raises     PreconditionFailed if too many keys are retiring
+        """
 
         async def effect(change: Change) -> ListedKey:
             await change.connection.execute(_LOCK)
             snapshot = _snapshot(await change.connection.fetch(self._READ, LIVE_FOR))
             coming = next((key for key in snapshot.keys if key.state in (KeyState.PENDING, KeyState.PUBLISHED)), None)
             if coming is None:
+                if len(snapshot.keys) >= MOST_KEYS and not is_urgent:
+                    raise PreconditionFailed("too many keys are retiring; rotate again when some have retired")
                 await _insert(change, fresh, KeyState.PENDING)
             kid = fresh.kid if coming is None else coming.kid
             await change.connection.execute(_ASK_FOR, kid)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,18 @@ from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, policy_pb2_gr
 USER, GROUP, CLIENT = rbac_pb2.SUBJECT_TYPE_USER, rbac_pb2.SUBJECT_TYPE_GROUP, rbac_pb2.SUBJECT_TYPE_CLIENT
 ANY = rbac_pb2.SUBJECT_TYPE_ANY
 Metadata = tuple[tuple[str, str], ...]
+
+
+PEER_LASTS = 20  # seconds
+_peers: dict[tuple[str, int], Metadata] = {}
+
+
+def as_identity(keys: Keys) -> Metadata:
+    """Return the metadata of identity's calls: a token of a minute, the same for a while."""
+    key = keys.public_json, int(time.monotonic() // PEER_LASTS)
+    if key not in _peers:
+        _peers[key] = keys.metadata("identity", to="rbac")
+    return _peers[key]
 
 
 class MovableClock(Clock):
@@ -232,8 +245,8 @@ class Tenant:
 
     @property
     def peer(self) -> Metadata:
-        """Of identity; made for each call, for it lives a minute."""
-        return self.keys.metadata("identity", to="rbac")
+        """Of identity; the same for a while, as services use theirs: so that rbac knows it, and answers promptly."""
+        return as_identity(self.keys)
 
     def user(self, who: str) -> Metadata:
         return as_user(self.id, who)
@@ -308,7 +321,7 @@ class Rbac:
 
     @property
     def peer(self) -> Metadata:
-        return self.keys.metadata("identity", to="rbac")
+        return as_identity(self.keys)
 
     async def tenant(self) -> Tenant:
         """Return a new tenant, whose administrator identity has bound."""
@@ -360,6 +373,34 @@ async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIter
             await eventually(partial(_is_current, coherence))
             yield Instance(channel, database, decides.store, decides.checker, revisions, memory, coherence, assembly.watching)
         await server.stop(0)
+
+
+@dataclass
+class Turns:
+    """Turns of the event loop: how much computing the longest of them took, and all together, in seconds."""
+
+    longest: float = 0.0
+    sum: float = 0.0
+
+
+@asynccontextmanager
+async def turns() -> AsyncIterator[Turns]:
+    """Watch the loop while inside. What other processes take does not count."""
+    told, is_over = Turns(), False
+
+    async def watch() -> None:
+        while not is_over:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            took = time.thread_time() - began
+            told.longest, told.sum = max(told.longest, took), told.sum + took
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield told
+    finally:
+        is_over = True
+        await watching
 
 
 class Leaseless:

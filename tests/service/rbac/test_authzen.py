@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from tests.service.rbac.conftest import Tenant, ask
+from tests.service.rbac.conftest import Tenant, ask, turns
 from watchword.errors import InvalidRequest
 from watchword.rbac.v1 import authzen_pb2, authzen_pb2_grpc, rbac_pb2
 
@@ -140,3 +140,16 @@ async def test_an_unknown_semantic_is_refused(tenant: Tenant) -> None:
         await evaluate_many(tenant, body)
 
     assert [violation.field for violation in refusal.value.violations] == ["options.evaluations_semantic"]
+
+
+async def test_many_evaluations_of_a_large_context_leave_others_their_turns(tenant: Tenant) -> None:
+    """A request of a few kilobytes is a thousand contexts: read in one go, they would hold an instance for longer than its lease lives."""
+    stub = authzen_pb2_grpc.AuthZenServiceStub(tenant.instances[0].channel)
+    defaults = {"subject": {"type": "user", "id": str(uuid4())}, "action": {"name": "read"}, "context": {"flags": [True] * 1800}}
+    body = {**defaults, "evaluations": [{"resource": {"type": "doc", "id": str(number)}} for number in range(200)]}
+    request = ParseDict(body, authzen_pb2.EvaluateManyRequest())
+    async with turns() as seen:
+        answer = await ask(stub.EvaluateMany, request, tenant.admin)
+
+    assert [one.decision for one in answer.evaluations] == [False] * 200
+    assert seen.longest < seen.sum / 3

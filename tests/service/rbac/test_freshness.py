@@ -114,7 +114,8 @@ async def test_every_way_of_taking_away_shows_at_once_everywhere(
 ) -> None:
     user = str(uuid4())
     take_away = await arrange(tenant, user)
-    assert [await tenant.may(user, "doc.read", "doc/1", at=at) for at in (0, 1, 2)] == [True] * 3
+    for _ in range(3):  # the second time from memory, the third time as it was answered before
+        assert [await tenant.may(user, "doc.read", "doc/1", at=at) for at in (0, 1, 2)] == [True] * 3
 
     await take_away()
 

@@ -645,3 +645,25 @@ async def test_a_tenant_that_is_changed_while_it_is_read_is_not_shown_as_it_neve
     request = policy_pb2.ApplyChangesRequest(changes=changes, unchanged_since=present.state)
     with pytest.raises(Exception, match="changed since"):
         await ask(tenant.instances[0].policies.ApplyChanges, request, tenant.admin)
+
+
+@pytest.mark.parametrize(("changes", "is_settled"), [(0, True), (1, True), (99, False)])
+async def test_what_is_shown_was_so_at_one_instant_or_it_is_said(tool: Tool, tenant: Tenant, changes: int, is_settled: bool) -> None:
+    """A group that leaves one place and enters another while pages are read would else be shown in both, or in none."""
+    await tool.apply(FULL)
+    reader = Reader(tool)
+    real, left = reader.call_once, changes
+
+    async def late(method: Any, request: Any, **more: Any) -> Any:
+        nonlocal left
+        answer = await real(method, request, **more)
+        if isinstance(request, rbac_pb2.ListResourcesRequest) and left > 0:
+            left -= 1
+            await tenant.place("folder/z", f"folder/{left}")
+        return answer
+
+    reader.call_once = late  # type: ignore[method-assign]
+    present, settled = await reader.settled(read(tool.path.read_text()), datetime.now(UTC))
+
+    assert settled is is_settled
+    assert present.resources.get("folder/z") == {0: None, 1: "folder/0", 99: present.resources.get("folder/z")}[changes]

@@ -1,6 +1,5 @@
 """Terms of bindings: denials, conditions, logins, and roles that anybody holds; asked over gRPC, cold and warm."""
 
-import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.rbac.conditions import Conditions
-from tests.service.rbac.conftest import ANY, CLIENT, GROUP, USER, Rbac, Tenant, ask, subject
+from tests.service.rbac.conftest import ANY, CLIENT, GROUP, USER, Rbac, Tenant, ask, subject, turns
 from watchword.errors import InvalidRequest, PermissionDenied
 from watchword.rbac.v1 import permission_pb2, policy_pb2, rbac_pb2
 
@@ -178,7 +177,7 @@ async def test_terms_are_told_where_grants_are_listed(tenant: Tenant) -> None:
 
 async def test_many_conditions_are_made_ready_one_at_a_time(tenant: Tenant) -> None:
     """To compile one takes milliseconds: five hundred of them in one turn would hold everybody's calls for as long as a lease lives."""
-    role, longest, is_over = await tenant.role("reader", "doc.read"), 0.0, False
+    role = await tenant.role("reader", "doc.read")
     conditions = [" && ".join([f"context.l{number}.all(x, x >= 0.0)"] * 60) for number in range(31)]
     began = time.thread_time()
     Conditions().check(conditions.pop())
@@ -186,21 +185,11 @@ async def test_many_conditions_are_made_ready_one_at_a_time(tenant: Tenant) -> N
     orders = [rbac_pb2.CreateRoleBindingRequest(subject=subject(USER, str(uuid4())), role_id=role, condition=each) for each in conditions]
     changes = [policy_pb2.PolicyChange(create_role_binding=order) for order in orders]
 
-    async def watch() -> None:
-        nonlocal longest
-        while not is_over:
-            at = time.thread_time()
-            await asyncio.sleep(0)
-            longest = max(longest, time.thread_time() - at)
-
     first, second, _ = tenant.instances
     for rpc, request in (
         (first.policies.SimulateChange, policy_pb2.SimulateChangeRequest(changes=changes)),
         (second.bindings.BatchCreateRoleBindings, rbac_pb2.BatchCreateRoleBindingsRequest(requests=orders)),
     ):
-        longest, is_over = 0.0, False
-        watching = asyncio.create_task(watch())
-        await ask(rpc, request, tenant.admin)
-        is_over = True
-        await watching
-        assert longest < len(conditions) / 2 * one
+        async with turns() as seen:
+            await ask(rpc, request, tenant.admin)
+        assert seen.longest < len(conditions) / 2 * one

@@ -21,6 +21,7 @@ POOL = 40  # tokens that are asked about at any one time
 VALID, REVOKED, SILENT = "VALID", "REVOKED", "SILENT"  # SILENT: no answer, or UNAVAILABLE; a status of VerifyToken otherwise
 NEVER = float("inf")
 YOUNG = 1.1  # seconds: what is younger may have been issued in the second that a revocation by time begins with
+HASTE = 0.1  # seconds after which some ask again, while the first call's change is still on its way
 INTROSPECTED = 5  # of so many single questions, one is put to IntrospectToken
 
 now = time.monotonic
@@ -166,7 +167,7 @@ class Inquiry:
         stub = dice.choice(self.fleet.members).stub
         call: Any = stub.RevokeToken if isinstance(request, token_pb2.RevokeTokenRequest) else stub.RevokeTokens
         try:
-            await call(request, metadata=self.fleet.identity, timeout=PATIENCE)
+            await call(request, metadata=self.fleet.identity, timeout=dice.choice((HASTE, PATIENCE, PATIENCE)))
         except grpc.aio.AioRpcError as error:
             if error.code() not in AGAIN:
                 raise

@@ -236,6 +236,17 @@ async def test_an_instance_that_was_killed_is_waited_for_once(fleet: Fleet) -> N
     await eventually(is_reached_again)  # the channel that saw it die waits a moment before it connects anew
 
 
+async def test_an_instance_that_was_killed_while_redis_is_dead_is_seen_to_be_gone(fleet: Fleet) -> None:
+    """Its row says that it answers from memory, and nobody will say otherwise for minutes; but those on the same machine see that it has ended."""
+    tokens = await fleet.issue()
+    fleet.valkey.kill()
+    fleet.members[2].kill()
+
+    await fleet.revoke(tokens)
+
+    assert (await fleet.verify_all(tokens.access_token))[:2] == ["REVOKED"] * 2
+
+
 async def test_an_instance_cut_off_from_redis_asks_postgres(fleet: Fleet) -> None:
     await fleet.members[1].redis.cut()
     await refused_after_ok(fleet, 3)

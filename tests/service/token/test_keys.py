@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from services.chassis.tenancy import DEFAULT_TENANT
 from tests.conftest import ROOT, SALT, Keys, Stores, eventually, free_port, instance, serving
-from watchword import status
-from watchword.errors import IdempotencyConflict, NotFound, PermissionDenied, WatchwordError
+from watchword import TokenVerifier, status
+from watchword.errors import IdempotencyConflict, NotFound, PermissionDenied, PreconditionFailed, WatchwordError
+from watchword.refusals import TokenRevoked
 from watchword.token.v1 import key_pb2, key_pb2_grpc, token_pb2, token_pb2_grpc
 
 ISSUER = "https://auth.test"
@@ -44,6 +45,7 @@ class Running:
     tokens: "token_pb2_grpc.TokenServiceAsyncStub"
     keys: "key_pb2_grpc.KeyServiceAsyncStub"
     log: Path
+    address: str
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Deployment:
         address, process = self.stack.enter_context(instance("services.token", environment={**self.environment, **settings}, log=log))
         await serving(address, process, log)
         channel = grpc.aio.insecure_channel(address)
-        started = Running(process, token_pb2_grpc.TokenServiceStub(channel), key_pb2_grpc.KeyServiceStub(channel), log)
+        started = Running(process, token_pb2_grpc.TokenServiceStub(channel), key_pb2_grpc.KeyServiceStub(channel), log, address)
         self.running.append(started)
         return started
 
@@ -333,6 +335,51 @@ async def test_a_rotation_killed_between_any_two_steps_goes_on(still: Deployment
     assert kid_of(await still.issue(last)) == list(await still.ring())[1]
     assert list((await still.ring()).values()) == ["RETIRING", "ACTIVE"]
 
+    await gate.close()
+    await still.execute("UPDATE token.signing_key SET state_time = state_time - interval '2 hours' WHERE state = 'RETIRING'")
+    async with asyncio.timeout(40):
+        while "RETIRING" in (await still.ring()).values():
+            await gate.let_one_through()
+    await still.kill(last)
+    await gate.open()
+
+    again = await still.start()
+    assert list((await still.ring()).values()) == ["RETIRED", "ACTIVE"]
+    assert await still.status(again, token) == "UNKNOWN_KEY"
+
+
+async def test_a_key_waits_for_a_verifier_elsewhere_that_has_not_reported_it(still: Deployment) -> None:
+    """It would refuse the first tokens of that key. Once it has reported it, the key signs."""
+    one = await still.start(KEY_PROMOTION_LIMIT="60")
+    present = kid_of(await still.issue(one))
+    watch = one.tokens.WatchRevocations(metadata=still.service_keys.metadata("identity", to="token"), timeout=60)
+    await watch.write(token_pb2.WatchRevocationsRequest(key_ids=[present]))
+    kid = await still.rotate(one)
+    while True:
+        told = await watch.read()
+        assert isinstance(told, token_pb2.WatchRevocationsResponse)
+        if kid in told.jwks:
+            break
+    for _ in range(3):  # it says what is held about every second, and looks at what is due more often
+        await eventually(partial(has_said, still, await said_at(still)))
+    assert (await still.ring())[kid] == "PUBLISHED"
+
+    await watch.write(token_pb2.WatchRevocationsRequest(key_ids=[present, kid]))
+
+    await eventually(lambda: is_state(still, kid, "ACTIVE"), within=20)
+    watch.cancel()
+
+
+async def said_at(deployment: Deployment) -> Any:
+    connection = await asyncpg.connect(deployment.url)
+    seen = await connection.fetchval("SELECT max(seen_time) FROM token.instance")
+    await connection.close()
+    return seen
+
+
+async def has_said(deployment: Deployment, since: Any) -> bool:
+    return bool(await said_at(deployment) > since)
+
 
 async def test_a_key_waits_for_an_instance_that_does_not_hold_it(still: Deployment) -> None:
     """A published key signs nothing while some instance may refuse its tokens; beyond the limit it does, and that is said."""
@@ -387,6 +434,32 @@ async def test_a_revoked_key_is_refused_everywhere_when_the_call_returns(still: 
         await eventually(partial(signs_with_another, still, cut_off, kid))
 
 
+ALGORITHMS = ["PS256", "RS256", "ES256", "Ed25519"] if os.environ.get("WATCHWORD_LONG") else ["PS256"]  # the others sign in other tests
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_what_is_signed_by_any_algorithm_is_verified_everywhere(still: Deployment, algorithm: str) -> None:
+    """Signed at one instance; verified at another, by the key set that anybody may read, and by a verifier in another process."""
+    one, two = await still.start(JWT_ALGORITHM=algorithm), await still.start(JWT_ALGORITHM=algorithm)
+    token = await still.issue(one)
+    kid = kid_of(token)
+
+    assert [await still.status(at, token) for at in (one, two)] == ["VALID"] * 2
+    assert (await jwks(two))[kid]["alg"] == algorithm
+    async with TokenVerifier(two.address, credentials=partial(still.issue, two, "tokens.verify"), issuer=ISSUER) as verifier:
+        assert verifier.verify(token).subject
+        await one.tokens.RevokeToken(token_pb2.RevokeTokenRequest(token=token), metadata=still.service_keys.metadata("identity", to="token"))
+
+        async def is_refused() -> bool:
+            try:
+                verifier.verify(token)
+            except TokenRevoked:
+                return True
+            return False
+
+        await eventually(is_refused)
+
+
 async def verifies(deployment: Deployment, at: Running, token: str) -> bool:
     return await deployment.status(at, token) == "VALID"
 
@@ -396,6 +469,22 @@ async def signs_with_another(deployment: Deployment, at: Running, kid: str) -> b
         return kid_of(await deployment.issue(at)) != kid
     except grpc.aio.AioRpcError:
         return False
+
+
+async def test_nobody_can_rotate_until_the_key_set_is_too_large(still: Deployment) -> None:
+    """Whoever verifies elsewhere refuses a set of more than a hundred."""
+    one = await still.start()
+    retiring = "INSERT INTO token.signing_key (kid, algorithm, state, public_pem, sealed_private, create_time, state_time)"
+    copied = "SELECT 'old-' || n, algorithm, 'RETIRING', public_pem || repeat(' ', n), sealed_private, create_time, now() FROM token.signing_key"
+    active = kid_of(await still.issue(one))
+    manager = await still.as_manager(one)
+    await still.execute(f"{retiring} {copied}, generate_series(1, 89) AS n WHERE state = 'ACTIVE'")
+
+    refused = await refusal(one.keys.RotateSigningKeys(key_pb2.RotateSigningKeysRequest(request_id=str(uuid4())), metadata=manager))
+
+    assert isinstance(refused, PreconditionFailed)
+    await still.execute("DELETE FROM token.signing_key WHERE kid LIKE 'old-%'")
+    assert kid_of(await still.issue(one)) == active
 
 
 async def test_a_revoked_key_does_not_come_back(still: Deployment) -> None:

@@ -836,7 +836,7 @@ class CreateRoleBindingRequest(_message.Message):
     effect: Global___BindingEffect.ValueType
     """Whether it allows or denies; unset allows."""
     condition: _builtins.str
-    """A CEL expression of type bool over `context` and `now`; empty holds always."""
+    """A CEL expression of type bool over `context` and `now`; empty holds always. Refused if it could take more than 0.1 s with some context."""
     validate_only: _builtins.bool
     """Change nothing, and answer what would change: see `impact`."""
     @_builtins.property
