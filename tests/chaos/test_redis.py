@@ -306,7 +306,7 @@ async def test_f33_an_instance_is_cut_off_from_everything(stack: World, person: 
 
 async def test_f19b_nobody_accepts_after_the_ok(stack: World) -> None:
     """All is well, and all are asked at the instant of the OK."""
-    rounds = 10_000
+    rounds = 4_000  # ten thousand, with three instances: tests/service/token/test_coherence.py in its long form
     tellers = [Teller(stack, name) for name in stack.names("token")]
 
     accepted: list[int] = []
