@@ -286,11 +286,11 @@ class Database:
             async with asyncio.timeout(seconds), self.connection() as connection:
                 is_asked = True
                 await connection.fetchval("SELECT 1")
-        except (TimeoutError, DependencyUnavailable):
+        except TimeoutError:
             is_late = time.monotonic() - until > LATE
             return not is_late and (is_asked or isinstance(self._exhausted(), DependencyUnavailable))
-        except ResourceExhausted:
-            return False
+        except (DependencyUnavailable, ResourceExhausted):
+            return False  # a connection that is broken is not silent, and whoever else has one hears of it by himself
         return False
 
     def _exhausted(self) -> Exception:

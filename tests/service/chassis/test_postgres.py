@@ -293,13 +293,14 @@ async def test_a_change_does_not_wait_for_a_postgres_that_hangs(configure: Confi
         assert time.monotonic() - began < 2.5
 
 
-async def test_a_change_that_takes_long_is_no_postgres_that_hangs(database: Database) -> None:
+async def test_a_change_that_takes_long_is_no_postgres_that_hangs(configure: Configure) -> None:
     """An import may take seconds, while others are answered."""
 
     async def effect(change: Change) -> None:
         await change.connection.execute("SELECT pg_sleep(1.5)")
 
-    await database.change(Call("/test/Do"), type(None), effect)
+    async with Database.open(configure(), "token") as opened:
+        await opened.change(Call("/test/Do"), type(None), effect)
 
 
 async def test_changes_that_wait_for_a_lock_leave_half_the_pool_to_the_reads(stores: Stores, configure: Configure) -> None:
