@@ -250,6 +250,7 @@ class Database:
             is_given_up = True
             raise
         except asyncpg.DataError:
+            connection.terminate()  # it was prepared and never run: Postgres would count the time until the next call's statement against that
             raise  # an argument that does not fit its column: our defect, although asyncpg counts it among its interface's errors
         except LOST as error:
             raise DependencyUnavailable from error

@@ -303,6 +303,18 @@ async def test_a_change_that_takes_long_is_no_postgres_that_hangs(configure: Con
         await opened.change(Call("/test/Do"), type(None), effect)
 
 
+async def test_what_was_prepared_and_not_run_leaves_no_clock_behind(configure: Configure) -> None:
+    """An argument that does not fit stops the call after Postgres has begun to count: five seconds later it would end whatever runs there then."""
+    async with Database.open(configure(DATABASE_POOL_SIZE=1, DATABASE_MAX_OVERFLOW=0), "token") as opened:
+        (before,) = await opened.fetch("SELECT pg_backend_pid() AS pid")
+
+        with pytest.raises(asyncpg.DataError):
+            await opened.fetch("SELECT $1::int", "no number")
+
+        (after,) = await opened.fetch("SELECT pg_backend_pid() AS pid")
+        assert after["pid"] != before["pid"]
+
+
 async def test_changes_that_wait_for_a_lock_leave_half_the_pool_to_the_reads(stores: Stores, configure: Configure) -> None:
     """One lock that somebody holds too long must not stop VerifyToken and CheckPermission. Further changes hear so within the second."""
     url = await stores.new_database()
