@@ -52,12 +52,14 @@ class World(Suite):
         await self.tell(stop=name, signal=number)
 
     async def begin(self, name: str) -> None:
-        """Start a process again, and wait until it is healthy; once more if it ended meanwhile, which grpc's own threads have made happen."""
-        try:
-            await self.tell(start=name)
-        except control.ControlError as failure:
-            print(failure)
-            await self.tell(start=name)
+        """Start a process again, and wait until it is healthy; again if it ended meanwhile, which grpc's own threads have made happen."""
+        for _ in range(3):
+            try:
+                await self.tell(start=name)
+            except control.ControlError as failure:
+                print(failure)
+            if any(one.name == name and one.pid for one in self.now()):
+                return
 
     async def wires(self, verb: str, store: str, *names: str, value: float = 0.0) -> None:
         """Do something to the wires between instances and a store; to all instances if none is named."""
@@ -81,7 +83,8 @@ class World(Suite):
 
     async def renew(self, *names: str) -> None:
         """Start processes anew, and wait until all is well."""
-        await asyncio.gather(*(self._renew(name) for name in names))
+        for service in ("envoy", *SERVICES):  # who is needed comes before who needs him
+            await asyncio.gather(*(self._renew(name) for name in names if name.startswith(service)))
         await self.whole()
 
     async def _renew(self, name: str) -> None:
