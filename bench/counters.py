@@ -11,6 +11,9 @@ OK = re.compile(r'^grpc_server_handled_total\{(?=[^}]*grpc_code="OK")[^}]*grpc_m
 CACHE = re.compile(r'^watchword_cache_requests_total\{(?=[^}]*cache="(\w+)")(?=[^}]*outcome="(\w+)")[^}]*\} ([0-9.e+]+)$', re.MULTILINE)
 LOADS = re.compile(r'^watchword_rbac_views_total\{[^}]*source="postgres"[^}]*\} ([0-9.e+]+)$', re.MULTILINE)
 
+HELD = re.compile(r"^watchword_lease_current(\{.*\})? 1(\.0)?$", re.MULTILINE)
+LOOKS = 100  # for a lease
+
 
 async def exposition(metrics: str) -> str:
     """Return the text that Prometheus would get. `metrics` is host:port."""
@@ -42,6 +45,14 @@ async def total(metrics: str, name: str, **labels: str) -> float:
 async def loaded(metrics: str) -> int:
     """Return how many times rbac has read a policy from Postgres since the instance started."""
     return sum(int(float(count)) for count in LOADS.findall(await exposition(metrics)))
+
+
+async def believing(metrics: str) -> None:
+    """Return once the instance believes its memory, or after some seconds: then the counts will show."""
+    for _ in range(LOOKS):
+        if HELD.search(await exposition(metrics)):
+            return
+        await asyncio.sleep(0.1)
 
 
 def _read(metrics: str) -> str:

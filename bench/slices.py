@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.counters import answered, loaded
+from bench.counters import answered, believing, loaded
 from bench.machine import cpu_nanoseconds
 from bench.material import ServiceKeys
 from bench.stack import Instance
@@ -104,6 +104,8 @@ class Load:
         Raises  BenchError if an answer is not the expected one, or the instance counted otherwise
         """
         for _ in range(ATTEMPTS):
+            if self.cold is False and self.instance.metrics is not None:
+                await believing(self.instance.metrics)
             before = await self._loaded()
             sample = await self._slice(number)
             loads = await self._loaded() - before

@@ -250,6 +250,7 @@ class Database:
             is_given_up = True
             raise
         except asyncpg.DataError:
+            connection.terminate()  # it was prepared and never run: Postgres would count the time until the next call's statement against that
             raise  # an argument that does not fit its column: our defect, although asyncpg counts it among its interface's errors
         except LOST as error:
             raise DependencyUnavailable from error
@@ -286,11 +287,11 @@ class Database:
             async with asyncio.timeout(seconds), self.connection() as connection:
                 is_asked = True
                 await connection.fetchval("SELECT 1")
-        except (TimeoutError, DependencyUnavailable):
+        except TimeoutError:
             is_late = time.monotonic() - until > LATE
             return not is_late and (is_asked or isinstance(self._exhausted(), DependencyUnavailable))
-        except ResourceExhausted:
-            return False
+        except (DependencyUnavailable, ResourceExhausted):
+            return False  # a connection that is broken is not silent, and whoever else has one hears of it by himself
         return False
 
     def _exhausted(self) -> Exception:

@@ -141,6 +141,7 @@ async def test_who_comes_too_late_is_not_told_that_blue_serves(stack: StandIn, t
     assert (await stack.change("blue-green", "token", "--settings", str(tmp_path / "slow"), "--watch", "0"))[0] == 0
     (blue,) = stack.pids("token")
     switch = await interruptible("blue-green", "token", "--watch", "0", "--home", str(stack.home))
+    await until_it_says(switch, b"watching")
 
     async def blue_ends() -> bool:
         return "asked to end" in (stack.home / "logs" / f"{blue}.log").read_text()

@@ -293,13 +293,26 @@ async def test_a_change_does_not_wait_for_a_postgres_that_hangs(configure: Confi
         assert time.monotonic() - began < 2.5
 
 
-async def test_a_change_that_takes_long_is_no_postgres_that_hangs(database: Database) -> None:
+async def test_a_change_that_takes_long_is_no_postgres_that_hangs(configure: Configure) -> None:
     """An import may take seconds, while others are answered."""
 
     async def effect(change: Change) -> None:
         await change.connection.execute("SELECT pg_sleep(1.5)")
 
-    await database.change(Call("/test/Do"), type(None), effect)
+    async with Database.open(configure(), "token") as opened:
+        await opened.change(Call("/test/Do"), type(None), effect)
+
+
+async def test_what_was_prepared_and_not_run_leaves_no_clock_behind(configure: Configure) -> None:
+    """An argument that does not fit stops the call after Postgres has begun to count: five seconds later it would end whatever runs there then."""
+    async with Database.open(configure(DATABASE_POOL_SIZE=1, DATABASE_MAX_OVERFLOW=0), "token") as opened:
+        (before,) = await opened.fetch("SELECT pg_backend_pid() AS pid")
+
+        with pytest.raises(asyncpg.DataError):
+            await opened.fetch("SELECT $1::int", "no number")
+
+        (after,) = await opened.fetch("SELECT pg_backend_pid() AS pid")
+        assert after["pid"] != before["pid"]
 
 
 async def test_changes_that_wait_for_a_lock_leave_half_the_pool_to_the_reads(stores: Stores, configure: Configure) -> None:
