@@ -510,7 +510,7 @@ async def test_the_sweep_spares_a_revocation_that_was_renewed_while_it_waited(to
         await renewing.execute(insert, uuid4(), key, now, now - timedelta(seconds=1))
         async with renewing.transaction():
             await renewing.execute("UPDATE revocation SET expire_time = $2 WHERE key = $1", key, now + timedelta(hours=1))
-            sweep = asyncio.create_task(sweeping.execute(RevocationStore.SWEEP, now))
+            sweep = asyncio.create_task(sweeping.execute(RevocationStore.SWEEP))
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
             await eventually(lambda: _counted(token, waiting))
         await sweep
