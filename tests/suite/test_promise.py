@@ -154,7 +154,7 @@ async def test_the_audit_log_is_what_was_written(suite: Suite, admin: Person) ->
             answer = await rest.get("/v1/audit-events:verify", params={"start_sequence": found["next_sequence"], **head}, headers=admin.headers)
             found = answer.json()
             assert found["state"] == "AUDIT_LOG_STATE_INTACT"
-        forged = {"expected_head.sequence": 1, "expected_head.hash": "0" * 64}
+        forged = {"expected_head.sequence": "1", "expected_head.hash": "0" * 64}
         answer = await rest.get("/v1/audit-events:verify", params=forged, headers=admin.headers)
     assert (answer.json()["state"], answer.json()["breach"]) == ("AUDIT_LOG_STATE_BROKEN", "AUDIT_LOG_BREACH_TRUNCATED")
 

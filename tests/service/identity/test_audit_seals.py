@@ -13,9 +13,10 @@ import asyncpg
 import pytest
 
 from services.chassis.audit import AuditEvent
+from services.chassis.migrate import migrate
 from services.chassis.postgres import Change
 from services.chassis.tenancy import TenantId
-from tests.conftest import eventually
+from tests.conftest import Stores, eventually
 from tests.service.identity.conftest import Stack
 from watchword.errors import DependencyUnavailable, InvalidRequest, PermissionDenied
 from watchword.identity.v1 import audit_pb2, audit_pb2_grpc
@@ -221,6 +222,26 @@ async def test_events_that_pass_by_the_queue_show(stack: Stack) -> None:
 
     assert await found(stack, tenant) == (3, MISSING)
     assert await found(stack, other) == (3, MISSING)
+
+
+async def test_events_from_before_the_chain_are_queued_by_its_migration(stores: Stores) -> None:
+    """A log that exists already is sealed as it is found, and nothing that is written meanwhile is missed."""
+    url = await stores.new_database()
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        "DROP TRIGGER queue_for_sealing ON suite.audit_event; DROP FUNCTION suite.queue_audit_event;"
+        "DROP TABLE suite.audit_seal, suite.audit_unsealed; DELETE FROM suite.schema_migration WHERE version >= 3"
+    )
+    event = "INSERT INTO suite.audit_event SELECT gen_random_uuid(), gen_random_uuid(), now(), '', '', 'success', '', '', '', '', '', '', '{}'"
+    await connection.execute(event)
+
+    await migrate(url)
+    await connection.execute(event)
+
+    missed = "SELECT id FROM suite.audit_event EXCEPT SELECT event_id FROM suite.audit_unsealed"
+    assert await connection.fetch(missed) == []
+    assert await connection.fetchval("SELECT count(*) FROM suite.audit_unsealed") == 2
+    await connection.close()
 
 
 async def test_an_event_in_the_queue_again_is_sealed_once(stack: Stack) -> None:
