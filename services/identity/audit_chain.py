@@ -10,11 +10,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-import msgspec
-
 from services.chassis.sealing import digest
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres's own
 
 
 class Reason(StrEnum):
@@ -34,11 +32,11 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SealedEvent:
-    """Every column of an event, as the chain takes it. `details` is JSON."""
+    """Every column of an event, exactly as Postgres keeps it: `details` its text of the JSON, `event_time` in its microseconds."""
 
     id: UUID
     tenant_id: UUID
-    event_time: datetime
+    event_time: int
     context: str
     type: str
     outcome: str
@@ -61,11 +59,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """One link. `event` is None if it is gone."""
+    """One link. `event` is None if it is gone; `seal_time` is in Postgres's microseconds."""
 
     sequence: int
     hash: bytes
-    seal_time: datetime
+    seal_time: int
     event: SealedEvent | None
 
     @property
@@ -82,7 +80,12 @@ class Breach:
     reason: Reason
 
 
-def link(key: bytes, head: Head, event: SealedEvent, seal_time: datetime) -> Seal:
+def microseconds(instant: datetime) -> int:
+    """Return an instant as Postgres keeps it."""
+    return (instant - EPOCH) // timedelta(microseconds=1)
+
+
+def link(key: bytes, head: Head, event: SealedEvent, seal_time: int) -> Seal:
     """Return the link of `event` after `head`."""
     sequence = head.sequence + 1
     return Seal(sequence, _hash(key, head.hash, sequence, event, seal_time), seal_time, event)
@@ -114,26 +117,20 @@ def _moved(key: bytes, head: Head, seal: Seal, seals: Sequence[Seal]) -> Iterato
             yield link(key, head, other.event, seal.seal_time).hash == seal.hash
 
 
-def _hash(key: bytes, previous: bytes, sequence: int, event: SealedEvent, seal_time: datetime) -> bytes:
-    texts = (event.context, event.type, event.outcome, event.actor_type, event.actor_id, event.target_type, event.target_id)
+def _hash(key: bytes, previous: bytes, sequence: int, event: SealedEvent, seal_time: int) -> bytes:
+    where = (event.target_type, event.target_id, event.address, event.request_id, event.details)
+    texts = (event.context, event.type, event.outcome, event.actor_type, event.actor_id, *where)
     return digest(
         key,
         previous,
-        sequence.to_bytes(8, "big"),
-        _microseconds(seal_time),
+        _number(sequence),
+        _number(seal_time),
         event.id.bytes,
         event.tenant_id.bytes,
-        _microseconds(event.event_time),
-        *(text.encode() for text in (*texts, event.address, event.request_id)),
-        _canonical(event.details),
+        _number(event.event_time),
+        *(text.encode() for text in texts),
     )
 
 
-def _microseconds(instant: datetime) -> bytes:
-    """Return an instant exactly as Postgres keeps it."""
-    return ((instant - EPOCH) // timedelta(microseconds=1)).to_bytes(8, "big", signed=True)
-
-
-def _canonical(details: str) -> bytes:
-    """Return JSON in one form, however a version of Postgres may order or space it."""
-    return msgspec.json.encode(msgspec.json.decode(details), order="sorted")
+def _number(value: int) -> bytes:
+    return value.to_bytes(8, "big", signed=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from services.chassis.clock import Clock
 from services.chassis.tenancy import TenantId
-from services.identity.audit_chain import Breach, Head, Reason, Seal, SealedEvent, examine, link
+from services.identity.audit_chain import Breach, Head, Reason, Seal, SealedEvent, examine, link, microseconds
 from watchword.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class AuditSeals:
         return total
 
     def _links(self, head: Head, events: list[SealedEvent]) -> list[Seal]:
-        seals, now = list[Seal](), self._clock.now()
+        seals, now = list[Seal](), microseconds(self._clock.now())
         for event in events:
             seals.append(link(self._key, head, event, now))
             head = seals[-1].head

@@ -1,14 +1,16 @@
 """The chains of the audit log in Postgres."""
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from services.chassis.postgres import Connection, Database, Row
 from services.chassis.tenancy import TenantId
-from services.identity.audit_chain import Head, Seal, SealedEvent
+from services.identity.audit_chain import EPOCH, Head, Seal, SealedEvent
 
+# Times as eight bytes: not every time that Postgres can hold is one that Python can, and who puts such a one there must be found too.
 EVENT = """
-    e.id, e.tenant_id, e.event_time, e.context, e.type, e.outcome, e.actor_type, e.actor_id, e.target_type, e.target_id, e.address, e.request_id,
-    e.details
+    e.id, e.tenant_id, timestamptz_send(e.event_time) AS event_time, e.context, e.type, e.outcome, e.actor_type, e.actor_id,
+    e.target_type, e.target_id, e.address, e.request_id, e.details
 """
 LOOKED_AT = 10_000  # rows of the queue in which tenants are looked for: a long queue costs no more than a short one
 LOCKS = 0x41554449  # "AUDI": the locks of tenants who are being sealed
@@ -56,7 +58,7 @@ class AuditSealStore:
         return len(rows)
 
     async def _insert(self, connection: Connection, tenant_id: TenantId, seals: list[Seal]) -> None:
-        numbers, hashes, times = [seal.sequence for seal in seals], [seal.hash for seal in seals], [seal.seal_time for seal in seals]
+        numbers, hashes, times = [seal.sequence for seal in seals], [seal.hash for seal in seals], [_instant(seal.seal_time) for seal in seals]
         await connection.execute(self._INSERT, tenant_id, numbers, [seal.event.id for seal in seals if seal.event], hashes, times)
 
     _FIND_HEAD = """
@@ -73,7 +75,7 @@ class AuditSealStore:
         return Head(row["sequence"], row["hash"]) if row else None
 
     _LIST_SEALS = f"""
-        SELECT s.sequence, s.hash, s.seal_time, {EVENT}
+        SELECT s.sequence, s.hash, timestamptz_send(s.seal_time) AS seal_time, {EVENT}
         FROM suite.audit_seal AS s LEFT JOIN suite.audit_event AS e ON e.id = s.event_id
         WHERE s.tenant_id = $1 AND s.sequence >= $2 ORDER BY s.sequence LIMIT $3
     """  # noqa: S608
@@ -103,8 +105,17 @@ class AuditSealStore:
 
 
 def _seal(row: Row) -> Seal:
-    return Seal(row["sequence"], row["hash"], row["seal_time"], _event(row) if row["id"] is not None else None)
+    return Seal(row["sequence"], row["hash"], _number(row["seal_time"]), _event(row) if row["id"] is not None else None)
 
 
 def _event(row: Row) -> SealedEvent:
-    return SealedEvent(**{name: row[name] for name in SealedEvent.__dataclass_fields__})
+    columns = {name: row[name] for name in SealedEvent.__dataclass_fields__}
+    return SealedEvent(**{**columns, "event_time": _number(row["event_time"])})
+
+
+def _number(sent: bytes) -> int:
+    return int.from_bytes(sent, "big", signed=True)
+
+
+def _instant(microseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=microseconds)

@@ -152,6 +152,11 @@ async def test_a_change_to_any_column_shows(stack: Stack) -> None:
     ("statement", "breach"),
     [
         ("UPDATE audit_seal SET hash = sha256('x') WHERE tenant_id = $1 AND sequence = 3", (3, CHANGED)),
+        (
+            "UPDATE audit_event SET event_time = 'infinity' WHERE id = (SELECT event_id FROM audit_seal WHERE tenant_id = $1 AND sequence = 3)",
+            (3, CHANGED),
+        ),
+        ("UPDATE audit_seal SET seal_time = 'infinity' WHERE tenant_id = $1 AND sequence = 3", (3, CHANGED)),
         ("UPDATE audit_seal SET seal_time = seal_time - interval '1 day' WHERE tenant_id = $1 AND sequence = 3", (3, CHANGED)),
         ("DELETE FROM audit_event WHERE id = (SELECT event_id FROM audit_seal WHERE tenant_id = $1 AND sequence = 3)", (3, MISSING)),
         ("DELETE FROM audit_seal WHERE tenant_id = $1 AND sequence = 1", (1, MISSING)),
