@@ -6,11 +6,19 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.identity.accounts import Account, AccountState, OAuthClient, Tenant
+from services.identity.audit_chain import Reason
 from services.identity.audit_log import AuditRecord
+from services.identity.audit_seals import Verification
 from services.identity.grants import OpenSession, Tokens
 from watchword.identity.v1 import audit_pb2, authentication_pb2, oauth_pb2, tenant_pb2, user_pb2
 
 STATES = {authentication_pb2.ACTIVE: AccountState.ACTIVE, authentication_pb2.DISABLED: AccountState.DISABLED}
+BREACHES = {
+    Reason.CHANGED: audit_pb2.AUDIT_LOG_BREACH_CHANGED,
+    Reason.MISSING: audit_pb2.AUDIT_LOG_BREACH_MISSING,
+    Reason.REORDERED: audit_pb2.AUDIT_LOG_BREACH_REORDERED,
+    Reason.TRUNCATED: audit_pb2.AUDIT_LOG_BREACH_TRUNCATED,
+}
 _NUMBERS = {state: number for number, state in STATES.items()}
 
 
@@ -94,6 +102,19 @@ def audit_event(record: AuditRecord) -> audit_pb2.AuditEvent:
         address=record.address,
         request_id=record.request_id,
         details=record.details,
+    )
+
+
+def verification(found: Verification) -> audit_pb2.VerifyAuditLogResponse:
+    """Return what was found in a part of the audit log's chain."""
+    return audit_pb2.VerifyAuditLogResponse(
+        state=audit_pb2.AUDIT_LOG_STATE_BROKEN if found.breach else audit_pb2.AUDIT_LOG_STATE_INTACT,
+        breach=BREACHES[found.breach.reason] if found.breach else audit_pb2.AUDIT_LOG_BREACH_UNSPECIFIED,
+        broken_sequence=found.breach.sequence if found.breach else 0,
+        verified_count=found.count,
+        head=audit_pb2.AuditLogHead(sequence=found.head.sequence, hash=found.head.hash.hex()),
+        unsealed_count=found.unsealed,
+        next_sequence=found.next,
     )
 
 

@@ -25,6 +25,7 @@ from services.chassis.skew import compared
 from services.identity import metrics
 from services.identity.attempts import Attempts
 from services.identity.audit_log import AuditLog
+from services.identity.audit_seals import SEAL_EVERY, AuditSeals
 from services.identity.clients import Clients
 from services.identity.hashing import HashPool
 from services.identity.login import Logins
@@ -35,13 +36,14 @@ from services.identity.passwords import Passwords, Strength
 from services.identity.peers import RbacPeer, SessionPeer, TokenPeer
 from services.identity.proof import Prover
 from services.identity.registration import Registrations
-from services.identity.relay import LOOK_EVERY, relayed
+from services.identity.relay import LOOK_EVERY, Work, relayed
 from services.identity.servicer import AuditServicer, AuthenticationServicer, TenantServicer, UserServicer
 from services.identity.sessions import Sessions
 from services.identity.settings import IdentitySettings
 from services.identity.store.accounts import AccountStore
 from services.identity.store.attempts import AttemptStore
 from services.identity.store.audit import AuditStore
+from services.identity.store.audit_seals import AuditSealStore
 from services.identity.store.clients import ClientStore
 from services.identity.store.outbox import MailStore, TaskStore
 from services.identity.store.tenants import TenantStore
@@ -76,11 +78,17 @@ class Identity:
     clients: Clients
     attempts_store: AttemptStore
     prover: Prover
+    audit_seals: AuditSeals
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Send mail, do tasks and delete what has expired while inside."""
-        works = [("mail", LOOK_EVERY, self.mail_room.send_due), ("tasks", LOOK_EVERY, self.tasks.do_due), ("sweep", SWEEP_EVERY, self.sweep)]
+        """Send mail, do tasks, seal the audit log and delete what has expired while inside."""
+        works: list[tuple[str, float, Work]] = [
+            ("mail", LOOK_EVERY, self.mail_room.send_due),
+            ("tasks", LOOK_EVERY, self.tasks.do_due),
+            ("audit", SEAL_EVERY, self.audit_seals.seal_due),
+            ("sweep", SWEEP_EVERY, self.sweep),
+        ]
         async with relayed(works):
             yield
 
@@ -220,6 +228,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             pager=pager,
             clock=clock,
         )
+        audit_seals = AuditSeals(AuditSealStore(database), derive(salt, "audit"), clock)
         servicers = [
             (
                 _service(authentication_pb2, "AuthenticationService"),
@@ -228,12 +237,27 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             (_service(user_pb2, "UserService"), UserServicer(users, user_sessions, clock)),
             (_service(oauth_pb2, "OAuthClientService"), OAuthClientServicer(clients)),
             (_service(oauth_pb2, "OAuthService"), OAuthServicer(oauth)),
-            (_service(audit_pb2, "AuditService"), AuditServicer(AuditLog(AuditStore(database), pager))),
+            (_service(audit_pb2, "AuditService"), AuditServicer(AuditLog(AuditStore(database), pager), audit_seals)),
             (_service(tenant_pb2, "TenantService"), TenantServicer(tenants)),
         ]
         edge = Edge(Gate(own, authenticator, rbac), Limits.of(settings, redis), note=database.note)
         yield Identity(
-            edge, servicers, database, accounts, task_store, tenants, tasks, mail_room, pool, clock, redis, passwords, clients, attempts_store, prover
+            edge,
+            servicers,
+            database,
+            accounts,
+            task_store,
+            tenants,
+            tasks,
+            mail_room,
+            pool,
+            clock,
+            redis,
+            passwords,
+            clients,
+            attempts_store,
+            prover,
+            audit_seals,
         )
 
 

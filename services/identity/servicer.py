@@ -1,5 +1,6 @@
 """The RPCs of people, administrators and auditors: protobuf in, a call of the domain, protobuf out."""
 
+import re
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -8,7 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.chassis.call import Call
 from services.chassis.clock import Clock
 from services.identity import messages
+from services.identity.audit_chain import Head
 from services.identity.audit_log import AuditFilter, AuditLog
+from services.identity.audit_seals import AuditSeals
 from services.identity.login import LoginRequest, Logins
 from services.identity.mail import MailKind
 from services.identity.registration import RegisterRequest, Registrations
@@ -16,6 +19,7 @@ from services.identity.sessions import Sessions
 from services.identity.tenants import Tenants
 from services.identity.user_sessions import UserSessions
 from services.identity.users import CreateRequest, UpdateRequest, Users
+from watchword.errors import InvalidRequest
 from watchword.identity.v1 import audit_pb2, authentication_pb2, tenant_pb2, user_pb2
 
 
@@ -142,8 +146,9 @@ class UserServicer:
 class AuditServicer:
     """watchword.identity.v1.AuditService."""
 
-    def __init__(self, log: AuditLog) -> None:
+    def __init__(self, log: AuditLog, seals: AuditSeals) -> None:
         self._log = log
+        self._seals = seals
 
     async def ListAuditEvents(self, request: audit_pb2.ListAuditEventsRequest, call: Call) -> audit_pb2.ListAuditEventsResponse:
         wanted = AuditFilter(
@@ -156,6 +161,11 @@ class AuditServicer:
         )
         page = await self._log.list(call, wanted, page_size=request.page_size, page_token=request.page_token)
         return audit_pb2.ListAuditEventsResponse(events=[messages.audit_event(record) for record in page.items], next_page_token=page.next_token)
+
+    async def VerifyAuditLog(self, request: audit_pb2.VerifyAuditLogRequest, call: Call) -> audit_pb2.VerifyAuditLogResponse:
+        expected = Head(request.expected_head.sequence, _hash(request.expected_head.hash)) if request.HasField("expected_head") else None
+        found = await self._seals.verify(call.caller.tenant_id, start=request.start_sequence, expected=expected)
+        return messages.verification(found)
 
 
 class TenantServicer:
@@ -173,6 +183,12 @@ class TenantServicer:
     async def ListTenants(self, request: tenant_pb2.ListTenantsRequest, call: Call) -> tenant_pb2.ListTenantsResponse:
         page = await self._tenants.list(call, page_size=request.page_size, page_token=request.page_token)
         return tenant_pb2.ListTenantsResponse(tenants=[messages.tenant(found) for found in page.items], next_page_token=page.next_token)
+
+
+def _hash(text: str) -> bytes:
+    if not re.fullmatch(r"([0-9a-f]{64})?", text):
+        raise InvalidRequest.of("expected_head.hash", "must be 64 hexadecimal digits")
+    return bytes.fromhex(text)
 
 
 def _instant(stamp: Timestamp) -> datetime:

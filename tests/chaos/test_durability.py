@@ -27,7 +27,7 @@ from tests.chaos.durable_town import AUTH, PASSWORD, TENANT, TOKENS, Town, beare
 from tests.chaos.record import record
 from tests.conftest import Keys, eventually
 from watchword.errors import Unavailable, WatchwordError
-from watchword.identity.v1 import authentication_pb2
+from watchword.identity.v1 import audit_pb2, audit_pb2_grpc, authentication_pb2
 from watchword.token.v1 import key_pb2, key_pb2_grpc, token_pb2
 
 LONG = bool(os.environ.get("WATCHWORD_LONG"))
@@ -223,14 +223,35 @@ async def test_a_change_has_one_audit_row(town: Town) -> None:
     assert set(left) == {(1, 1, 1), (0, 0, 0)}
     assert set(acknowledged) == {(1, 1, 1)}
     await dying.channel.close()
+    chain = await whole_chain(town)
+    assert chain.state == audit_pb2.AUDIT_LOG_STATE_INTACT
     apart = await undefended(town, "change.after_commit", RevokeToken, "audit in the transaction")
     record(
         "D07",
         broken=f"{count} revocations, {min(count, WAVE)} at once, on three instances of token, one killed inside a transaction",
-        promised="an acknowledged change has exactly one audit row, and no row is of a change that was not made (there is no hash chain yet)",
-        seen=f"{len(acknowledged)} acknowledged, each with one row; {left.count((0, 0, 0))} not made, without one; so too in the other rows' rounds",
+        promised="an acknowledged change has exactly one audit row, and no row is of a change that was not made; VerifyAuditLog: INTACT",
+        seen=f"{len(acknowledged)} acknowledged, each with one row; {left.count((0, 0, 0))} not made, without one; so too in the other rows' rounds;"
+        f" a chain of {chain.head.sequence}, intact",
         without=f"audit rows after the commit: {apart}",
     )
+
+
+async def whole_chain(town: Town) -> Any:
+    """Return what VerifyAuditLog says at the chain's end, or where it is broken, once all that was written is in it."""
+    identity, answer = town.suite.of("identity")[0], audit_pb2.VerifyAuditLogResponse()
+
+    async def ask() -> Any:
+        request = audit_pb2.VerifyAuditLogRequest(start_sequence=answer.next_sequence)
+        return await identity.ask(audit_pb2_grpc.AuditServiceStub, "VerifyAuditLog", request, town.admin)
+
+    async def is_sealed() -> bool:
+        return not (await ask()).unsealed_count
+
+    await eventually(is_sealed)
+    answer = await ask()
+    while answer.next_sequence:
+        answer = await ask()
+    return answer
 
 
 async def test_a_code_is_used_once_or_not_at_all(town: Town) -> None:

@@ -145,6 +145,20 @@ async def test_the_audit_log_tells_it_all(suite: Suite, admin: Person) -> None:
     assert {event["context"] for event in by_actor + by_target} >= {"identity", "token"}
 
 
+async def test_the_audit_log_is_what_was_written(suite: Suite, admin: Person) -> None:
+    """By REST: each part goes on where the one before ended, and contains its head."""
+    found: dict[str, Any] = {"next_sequence": "1", "head": {}}
+    async with suite.rest as rest:
+        while int(found["next_sequence"]):
+            head = {f"expected_head.{name}": value for name, value in found["head"].items()}
+            answer = await rest.get("/v1/audit-events:verify", params={"start_sequence": found["next_sequence"], **head}, headers=admin.headers)
+            found = answer.json()
+            assert found["state"] == "AUDIT_LOG_STATE_INTACT"
+        forged = {"expected_head.sequence": "1", "expected_head.hash": "0" * 64}
+        answer = await rest.get("/v1/audit-events:verify", params=forged, headers=admin.headers)
+    assert (answer.json()["state"], answer.json()["breach"]) == ("AUDIT_LOG_STATE_BROKEN", "AUDIT_LOG_BREACH_TRUNCATED")
+
+
 async def tenant_of(suite: Suite, person: Person) -> str:
     """Return the tenant that a person belongs to."""
     async with suite.rest as rest:

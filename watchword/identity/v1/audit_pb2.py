@@ -28,7 +28,7 @@ from watchword.options.v1 import access_pb2 as watchword_dot_options_dot_v1_dot_
 from watchword.options.v1 import field_pb2 as watchword_dot_options_dot_v1_dot_field__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!watchword/identity/v1/audit.proto\x12\x15watchword.identity.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\xdc\x02\n\nAuditEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x12\n\nactor_type\x18\x06 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x07 \x01(\t\x12\x13\n\x0btarget_type\x18\x08 \x01(\t\x12\x11\n\ttarget_id\x18\t \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\n \x01(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12?\n\x07\x64\x65tails\x18\x0c \x03(\x0b\x32..watchword.identity.v1.AuditEvent.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x02\n\x16ListAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1d\n\npage_token\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\x12\x16\n\x04type\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12\x1a\n\x08\x61\x63tor_id\x18\x04 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12\x1b\n\ttarget_id\x18\x05 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x07outcome\x18\x08 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10\x10\"e\n\x17ListAuditEventsResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.watchword.identity.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb4\x01\n\x0c\x41uditService\x12\xa3\x01\n\x0fListAuditEvents\x12-.watchword.identity.v1.ListAuditEventsRequest\x1a..watchword.identity.v1.ListAuditEventsResponse\"1\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/audit-events\xda\xf5\xdd\xb7\x0c\x13\x1a\x11\x61udit-events.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!watchword/identity/v1/audit.proto\x12\x15watchword.identity.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!watchword/options/v1/access.proto\x1a watchword/options/v1/field.proto\"\xdc\x02\n\nAuditEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x12\n\nactor_type\x18\x06 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x07 \x01(\t\x12\x13\n\x0btarget_type\x18\x08 \x01(\t\x12\x11\n\ttarget_id\x18\t \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\n \x01(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12?\n\x07\x64\x65tails\x18\x0c \x03(\x0b\x32..watchword.identity.v1.AuditEvent.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x02\n\x16ListAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1d\n\npage_token\x18\x02 \x01(\tB\t\xe2\xf5\xdd\xb7\x0c\x03\x10\x80\x08\x12\x16\n\x04type\x18\x03 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12\x1a\n\x08\x61\x63tor_id\x18\x04 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12\x1b\n\ttarget_id\x18\x05 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x07outcome\x18\x08 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10\x10\"e\n\x17ListAuditEventsResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.watchword.identity.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x0c\x41uditLogHead\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x16\n\x04hash\x18\x02 \x01(\tB\x08\xe2\xf5\xdd\xb7\x0c\x02\x10@\"k\n\x15VerifyAuditLogRequest\x12\x16\n\x0estart_sequence\x18\x01 \x01(\x03\x12:\n\rexpected_head\x18\x02 \x01(\x0b\x32#.watchword.identity.v1.AuditLogHead\"\x97\x02\n\x16VerifyAuditLogResponse\x12\x33\n\x05state\x18\x01 \x01(\x0e\x32$.watchword.identity.v1.AuditLogState\x12\x35\n\x06\x62reach\x18\x02 \x01(\x0e\x32%.watchword.identity.v1.AuditLogBreach\x12\x17\n\x0f\x62roken_sequence\x18\x03 \x01(\x03\x12\x16\n\x0everified_count\x18\x04 \x01(\x03\x12\x31\n\x04head\x18\x05 \x01(\x0b\x32#.watchword.identity.v1.AuditLogHead\x12\x16\n\x0eunsealed_count\x18\x06 \x01(\x03\x12\x15\n\rnext_sequence\x18\x07 \x01(\x03*h\n\rAuditLogState\x12\x1f\n\x1b\x41UDIT_LOG_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_LOG_STATE_INTACT\x10\x01\x12\x1a\n\x16\x41UDIT_LOG_STATE_BROKEN\x10\x02*\xae\x01\n\x0e\x41uditLogBreach\x12 \n\x1c\x41UDIT_LOG_BREACH_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41UDIT_LOG_BREACH_CHANGED\x10\x01\x12\x1c\n\x18\x41UDIT_LOG_BREACH_MISSING\x10\x02\x12\x1e\n\x1a\x41UDIT_LOG_BREACH_REORDERED\x10\x03\x12\x1e\n\x1a\x41UDIT_LOG_BREACH_TRUNCATED\x10\x04\x32\xde\x02\n\x0c\x41uditService\x12\xa3\x01\n\x0fListAuditEvents\x12-.watchword.identity.v1.ListAuditEventsRequest\x1a..watchword.identity.v1.ListAuditEventsResponse\"1\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/audit-events\xda\xf5\xdd\xb7\x0c\x13\x1a\x11\x61udit-events.read\x12\xa7\x01\n\x0eVerifyAuditLog\x12,.watchword.identity.v1.VerifyAuditLogRequest\x1a-.watchword.identity.v1.VerifyAuditLogResponse\"8\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/audit-events:verify\xda\xf5\xdd\xb7\x0c\x13\x1a\x11\x61udit-events.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,8 +47,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['target_id']._serialized_options = b'\342\365\335\267\014\002\020@'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['outcome']._loaded_options = None
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['outcome']._serialized_options = b'\342\365\335\267\014\002\020\020'
+  _globals['_AUDITLOGHEAD'].fields_by_name['hash']._loaded_options = None
+  _globals['_AUDITLOGHEAD'].fields_by_name['hash']._serialized_options = b'\342\365\335\267\014\002\020@'
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEvents']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEvents']._serialized_options = b'\202\323\344\223\002\022\022\020/v1/audit-events\332\365\335\267\014\023\032\021audit-events.read'
+  _globals['_AUDITSERVICE'].methods_by_name['VerifyAuditLog']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['VerifyAuditLog']._serialized_options = b'\202\323\344\223\002\031\022\027/v1/audit-events:verify\332\365\335\267\014\023\032\021audit-events.read'
+  _globals['_AUDITLOGSTATE']._serialized_start=1374
+  _globals['_AUDITLOGSTATE']._serialized_end=1478
+  _globals['_AUDITLOGBREACH']._serialized_start=1481
+  _globals['_AUDITLOGBREACH']._serialized_end=1655
   _globals['_AUDITEVENT']._serialized_start=193
   _globals['_AUDITEVENT']._serialized_end=541
   _globals['_AUDITEVENT_DETAILSENTRY']._serialized_start=495
@@ -57,6 +65,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=820
   _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=822
   _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=923
-  _globals['_AUDITSERVICE']._serialized_start=926
-  _globals['_AUDITSERVICE']._serialized_end=1106
+  _globals['_AUDITLOGHEAD']._serialized_start=925
+  _globals['_AUDITLOGHEAD']._serialized_end=981
+  _globals['_VERIFYAUDITLOGREQUEST']._serialized_start=983
+  _globals['_VERIFYAUDITLOGREQUEST']._serialized_end=1090
+  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_start=1093
+  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_end=1372
+  _globals['_AUDITSERVICE']._serialized_start=1658
+  _globals['_AUDITSERVICE']._serialized_end=2008
 # @@protoc_insertion_point(module_scope)

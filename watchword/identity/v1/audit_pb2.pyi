@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,62 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AuditLogState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuditLogStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditLogState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUDIT_LOG_STATE_UNSPECIFIED: _AuditLogState.ValueType  # 0
+    """Never answered."""
+    AUDIT_LOG_STATE_INTACT: _AuditLogState.ValueType  # 1
+    """What was looked at is what was written."""
+    AUDIT_LOG_STATE_BROKEN: _AuditLogState.ValueType  # 2
+    """It is not."""
+
+class AuditLogState(_AuditLogState, metaclass=_AuditLogStateEnumTypeWrapper):
+    """What became of the log."""
+
+AUDIT_LOG_STATE_UNSPECIFIED: AuditLogState.ValueType  # 0
+"""Never answered."""
+AUDIT_LOG_STATE_INTACT: AuditLogState.ValueType  # 1
+"""What was looked at is what was written."""
+AUDIT_LOG_STATE_BROKEN: AuditLogState.ValueType  # 2
+"""It is not."""
+Global___AuditLogState: _TypeAlias = AuditLogState  # noqa: Y015
+
+class _AuditLogBreach:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuditLogBreachEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditLogBreach.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUDIT_LOG_BREACH_UNSPECIFIED: _AuditLogBreach.ValueType  # 0
+    """It is not."""
+    AUDIT_LOG_BREACH_CHANGED: _AuditLogBreach.ValueType  # 1
+    """The event, or its seal, is not what was sealed."""
+    AUDIT_LOG_BREACH_MISSING: _AuditLogBreach.ValueType  # 2
+    """An event, or its seal, is gone."""
+    AUDIT_LOG_BREACH_REORDERED: _AuditLogBreach.ValueType  # 3
+    """What stands here was sealed at another place of this part of the chain."""
+    AUDIT_LOG_BREACH_TRUNCATED: _AuditLogBreach.ValueType  # 4
+    """The expected head is not in the log: its end was cut off, or written anew."""
+
+class AuditLogBreach(_AuditLogBreach, metaclass=_AuditLogBreachEnumTypeWrapper):
+    """How the chain is broken."""
+
+AUDIT_LOG_BREACH_UNSPECIFIED: AuditLogBreach.ValueType  # 0
+"""It is not."""
+AUDIT_LOG_BREACH_CHANGED: AuditLogBreach.ValueType  # 1
+"""The event, or its seal, is not what was sealed."""
+AUDIT_LOG_BREACH_MISSING: AuditLogBreach.ValueType  # 2
+"""An event, or its seal, is gone."""
+AUDIT_LOG_BREACH_REORDERED: AuditLogBreach.ValueType  # 3
+"""What stands here was sealed at another place of this part of the chain."""
+AUDIT_LOG_BREACH_TRUNCATED: AuditLogBreach.ValueType  # 4
+"""The expected head is not in the log: its end was cut off, or written anew."""
+Global___AuditLogBreach: _TypeAlias = AuditLogBreach  # noqa: Y015
 
 @_typing.final
 class AuditEvent(_message.Message):
@@ -190,3 +247,105 @@ class ListAuditEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class AuditLogHead(_message.Message):
+    """The end of the chain, or of a part of it. Kept elsewhere, it shows whether the log was cut off or written anew since."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The number of the last event; the first has 1. 0 if there is none."""
+    hash: _builtins.str
+    """Its hash, 64 hexadecimal digits. Empty if there is none."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        hash: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditLogHead: _TypeAlias = AuditLogHead  # noqa: Y015
+
+@_typing.final
+class VerifyAuditLogRequest(_message.Message):
+    """Asks for a part of the chain to be recomputed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_SEQUENCE_FIELD_NUMBER: _builtins.int
+    EXPECTED_HEAD_FIELD_NUMBER: _builtins.int
+    start_sequence: _builtins.int
+    """Where to begin: 0 for the beginning, or the next_sequence of the answer before."""
+    @_builtins.property
+    def expected_head(self) -> Global___AuditLogHead:
+        """A head that an earlier answer told: the log must still contain it."""
+
+    def __init__(
+        self,
+        *,
+        start_sequence: _builtins.int = ...,
+        expected_head: Global___AuditLogHead | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head", "start_sequence", b"start_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyAuditLogRequest: _TypeAlias = VerifyAuditLogRequest  # noqa: Y015
+
+@_typing.final
+class VerifyAuditLogResponse(_message.Message):
+    """What was found in a part of the chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    BREACH_FIELD_NUMBER: _builtins.int
+    BROKEN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    VERIFIED_COUNT_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    UNSEALED_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    state: Global___AuditLogState.ValueType
+    """Whether this part is what was written."""
+    breach: Global___AuditLogBreach.ValueType
+    """How it is broken."""
+    broken_sequence: _builtins.int
+    """The number at which it is broken first; 0 if it is not."""
+    verified_count: _builtins.int
+    """How many events of this part were found sound, before any breach."""
+    unsealed_count: _builtins.int
+    """How many events are not in the chain yet. It takes about a second, as long as identity runs."""
+    next_sequence: _builtins.int
+    """Where the next part begins; 0 after the last part, and when the chain is broken."""
+    @_builtins.property
+    def head(self) -> Global___AuditLogHead:
+        """The last sound one: on the last part, the head of the log, to be kept elsewhere."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___AuditLogState.ValueType = ...,
+        breach: Global___AuditLogBreach.ValueType = ...,
+        broken_sequence: _builtins.int = ...,
+        verified_count: _builtins.int = ...,
+        head: Global___AuditLogHead | None = ...,
+        unsealed_count: _builtins.int = ...,
+        next_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breach", b"breach", "broken_sequence", b"broken_sequence", "head", b"head", "next_sequence", b"next_sequence", "state", b"state", "unsealed_count", b"unsealed_count", "verified_count", b"verified_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyAuditLogResponse: _TypeAlias = VerifyAuditLogResponse  # noqa: Y015

@@ -40,6 +40,11 @@ class AuditServiceStub:
                 request_serializer=watchword_dot_identity_dot_v1_dot_audit__pb2.ListAuditEventsRequest.SerializeToString,
                 response_deserializer=watchword_dot_identity_dot_v1_dot_audit__pb2.ListAuditEventsResponse.FromString,
                 _registered_method=True)
+        self.VerifyAuditLog = channel.unary_unary(
+                '/watchword.identity.v1.AuditService/VerifyAuditLog',
+                request_serializer=watchword_dot_identity_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.SerializeToString,
+                response_deserializer=watchword_dot_identity_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -53,6 +58,13 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyAuditLog(self, request, context):
+        """Tells whether the log is what was written: recomputes the chain of keyed hashes over the events of the caller's tenant, a part of it in each call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEvents,
                     request_deserializer=watchword_dot_identity_dot_v1_dot_audit__pb2.ListAuditEventsRequest.FromString,
                     response_serializer=watchword_dot_identity_dot_v1_dot_audit__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'VerifyAuditLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyAuditLog,
+                    request_deserializer=watchword_dot_identity_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.FromString,
+                    response_serializer=watchword_dot_identity_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class AuditService:
             '/watchword.identity.v1.AuditService/ListAuditEvents',
             watchword_dot_identity_dot_v1_dot_audit__pb2.ListAuditEventsRequest.SerializeToString,
             watchword_dot_identity_dot_v1_dot_audit__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchword.identity.v1.AuditService/VerifyAuditLog',
+            watchword_dot_identity_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.SerializeToString,
+            watchword_dot_identity_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.FromString,
             options,
             channel_credentials,
             insecure,
