@@ -139,6 +139,7 @@ class Database:
         self._changes = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
         self._spreader: Spreader | None = None
         self._pulse = Pulse(self._is_silent)
+        self._answered = 0  # who borrowed a connection and got what he asked for
         self._releasing: set[asyncio.Task[None]] = set()
         self.use = Use()
 
@@ -246,6 +247,7 @@ class Database:
         is_given_up = False
         try:
             yield connection
+            self._answered += 1
         except asyncio.CancelledError:
             is_given_up = True
             raise
@@ -281,15 +283,18 @@ class Database:
             raise ResourceExhausted("no database connection is free; try again") from None
 
     async def _is_silent(self, seconds: float) -> bool:
-        """Return whether Postgres leaves the simplest question unanswered for so long. Not if no connection is free, or if it is we who are late."""
-        is_asked, until = False, time.monotonic() + seconds
+        """Return whether Postgres leaves the simplest question unanswered for so long, and everybody else too.
+
+        Not if no connection is free, or if it is we who are late.
+        """
+        is_asked, until, answered = False, time.monotonic() + seconds, self._answered
         try:
             async with asyncio.timeout(seconds), self.connection() as connection:
                 is_asked = True
                 await connection.fetchval("SELECT 1")
         except TimeoutError:
             is_late = time.monotonic() - until > LATE
-            return not is_late and (is_asked or isinstance(self._exhausted(), DependencyUnavailable))
+            return not is_late and self._answered == answered and (is_asked or isinstance(self._exhausted(), DependencyUnavailable))
         except (DependencyUnavailable, ResourceExhausted):
             return False  # a connection that is broken is not silent, and whoever else has one hears of it by himself
         return False

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 
 from services.chassis.call import Call
 from services.chassis.clock import Clock
+from services.chassis.redis import Redis
 from services.chassis.tenancy import DEFAULT_TENANT
 from services.identity import hashing
 from services.identity.passwords import Passwords
@@ -50,6 +52,7 @@ from watchword.token.v1 import session_pb2, session_pb2_grpc, token_pb2, token_p
 TENANT = str(DEFAULT_TENANT)
 PASSWORD = "a violet kettle sings"
 OTHER_PASSWORD = "seven damp otters waltz"
+PATIENCE = 5.0  # seconds
 REQUEST_ID = "00000000-0000-4000-8000-000000000001"
 
 
@@ -358,10 +361,12 @@ class Served:
 async def serving_identity(settings: IdentitySettings, clock: Clock) -> AsyncIterator[Served]:
     """Serve identity in this process while inside, without its background work: tests do that by hand.
 
-    Its hashes step back for nobody, or tests of what happens within a deadline would wait for whatever else the machine does.
+    Its hashes step back for nobody, and it waits for Redis as long as it takes: tests of deadlines and of exact counts are about identity, and not
+    about what else the machine does.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hashing, "NICE", 0)
+        patch.setattr(Redis, "open", partial(Redis.open, timeout=PATIENCE))
         async with _serving(settings, clock) as served:
             yield served
 
