@@ -74,7 +74,7 @@ class Redis:
         longest_wait  seconds that a blocking command may ask Redis to wait
         """
         size = pool_size or settings.REDIS_POOL_SIZE
-        client = _client(settings.REDIS_URL.get_secret_value(), size, timeout + longest_wait)
+        client = _client(settings.REDIS_URL.get_secret_value(), size, timeout, longest_wait)
         try:
             yield cls(client, turns=max(1, size - 1), timeout=timeout)  # one connection is left for pings
         finally:
@@ -146,10 +146,10 @@ class Redis:
         self._failures = 0
 
 
-def _client(url: str, pool_size: int, socket_timeout: float) -> Any:
+def _client(url: str, pool_size: int, timeout: float, longest_wait: float) -> Any:
     options: dict[str, Any] = {
-        "socket_timeout": socket_timeout,
-        "socket_connect_timeout": CALL_TIMEOUT,
+        "socket_timeout": timeout + longest_wait,
+        "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
         "decode_responses": True,
         "protocol": 2,
@@ -165,7 +165,7 @@ def _client(url: str, pool_size: int, socket_timeout: float) -> Any:
 
         nodes = [ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379)]
         return RedisCluster(startup_nodes=nodes, password=unquote(parts.password or "") or None, max_connections=pool_size, decode_responses=True)
-    pool = aioredis.BlockingConnectionPool.from_url(url, max_connections=pool_size, timeout=CALL_TIMEOUT, **options)
+    pool = aioredis.BlockingConnectionPool.from_url(url, max_connections=pool_size, timeout=timeout, **options)
     return aioredis.Redis(connection_pool=pool)
 
 
