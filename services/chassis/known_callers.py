@@ -68,10 +68,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A caller, and every id under which it could be revoked."""
+    """A caller, every id under which it could be revoked, and when its token ends, in seconds since 1970."""
 
     caller: Caller
     names: Names
+    ends: float
 
 
 class KnownCallers:
@@ -122,7 +123,7 @@ class KnownCallers:
         known = self._known.get(token)
         if known is None or self._lease is None or not self._lease.is_current:
             return None
-        if known.caller.expire_time is None or known.caller.expire_time <= self._clock.now():
+        if known.ends <= self._clock.seconds():
             self._forget(token)
             return None
         self._known.move_to_end(token)
@@ -147,7 +148,7 @@ class KnownCallers:
         if self._may_lack(asked, names):
             return
         self._forget(caller.token)
-        self._known[caller.token] = Known(caller, names)
+        self._known[caller.token] = Known(caller, names, caller.expire_time.timestamp())
         self._bytes += len(caller.token)
         for name in names:
             self._index.add(name, caller.token)

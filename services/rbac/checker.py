@@ -148,7 +148,7 @@ class Checker:
     def standing(self, tenant_id: TenantId) -> Standing | None:
         """Return what stands for the tenant's state at this instant, if the lease lives: a lasting answer of it may be given again."""
         tenant = self._memory.tenant(tenant_id) if self._lease.is_current else None
-        return None if tenant is None else tenant.standing(self._clock.now())
+        return None if tenant is None else tenant.standing(self._clock.seconds())
 
     def recall(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str], at_least: int = 0) -> View | None:
         """Return the view from memory alone: if all of it is there, no older than revision `at_least`, and the lease lives."""

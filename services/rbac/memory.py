@@ -30,7 +30,7 @@ K = TypeVar("K", bound=Hashable)
 
 # The revision decides. This is for a database that was restored from a backup, whose counter comes by old numbers again.
 TTL = timedelta(minutes=5)
-STANDS = timedelta(minutes=1)
+STANDS = 60.0  # seconds
 PART_BYTES = 128  # about, of one holding, pattern, place or node
 DEFAULT_WEIGHT = 64 * 1024 * 1024 // PART_BYTES
 MAX_TENANTS = 100_000  # whose heads are known; about 30 MB
@@ -66,8 +66,8 @@ class Standing:
 
     __slots__ = ("since",)
 
-    def __init__(self, since: datetime) -> None:
-        self.since = since
+    def __init__(self, since: float) -> None:
+        self.since = since  # seconds since 1970
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class Tenant:
         """Whether a node is a fact of the state at `head`."""
         return node.is_alive and self.floor <= node.revision <= self.head
 
-    def standing(self, now: datetime) -> Standing:
+    def standing(self, now: float) -> Standing:
         """Return what stands for the state known now. Every change that is heard of ends it, and so does STANDS: see TTL."""
         if self._standing is None or abs(now - self._standing.since) > STANDS:
             self._standing = Standing(now)
