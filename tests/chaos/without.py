@@ -183,7 +183,7 @@ def without_breaker() -> None:
         made(self, made_of, turns=turns, timeout=10.0)
 
     put(chassis_redis.Redis, "__init__", init)
-    put(chassis_redis, "_client", lambda url, size, _timeout: client(url, size, 10.0))
+    put(chassis_redis, "_client", lambda url, size, _timeout, longest_wait: client(url, size, 10.0, longest_wait))
     put(chassis_redis, "FAILURES_TO_OPEN", NEVER)
 
 
