@@ -42,8 +42,8 @@ class Moved(Clock):
     def __init__(self) -> None:
         self.time = NOW
 
-    def now(self) -> datetime:
-        return self.time
+    def seconds(self) -> float:
+        return self.time.timestamp()
 
 
 class Lease:
