@@ -12,6 +12,7 @@ from uuid import UUID
 from services.chassis.call import Caller
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.tenancy import TenantId
+from services.chassis.wire import member
 from services.rbac.checker import Checker
 from services.rbac.decisions import Decision, Question
 from services.rbac.memory import Standing
@@ -24,6 +25,7 @@ QUESTION_BYTES = 768  # about, of one that is remembered
 REMEMBERED_BYTES = 1024  # a longer question is read each time
 ANSWERS = 1024  # encoded answers, all of the same few shapes
 MAX_QUESTIONS = 1000
+RESPONSES = permission_pb2.BatchCheckPermissionsResponse.RESPONSES_FIELD_NUMBER
 QUESTION = b"\x0a"  # the tag of field 1, by which a batch begins each of its questions
 
 
@@ -138,7 +140,7 @@ class PromptChecks:
         if found is None:
             alone = wire_decision(decision, self._consistency.write(tenant_id, revision)).SerializeToString()
             make_room(self._answers, ANSWERS)
-            found = self._answers[key] = Answer(alone, _framed(alone))
+            found = self._answers[key] = Answer(alone, member(RESPONSES, alone))
         return found
 
 
@@ -165,11 +167,3 @@ def _varint(raw: bytes, start: int) -> tuple[int, int]:
         if raw[at] < 0x80:
             return value, at + 1
     return len(raw) + 1, start
-
-
-def _framed(encoded: bytes) -> bytes:
-    """Return an answer as a member of the list of answers."""
-    length = len(encoded)
-    if length < 0x80:
-        return QUESTION + bytes((length,)) + encoded
-    return QUESTION + bytes((length & 0x7F | 0x80, length >> 7)) + encoded  # answers are shorter than 16 KiB

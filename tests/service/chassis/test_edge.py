@@ -20,6 +20,7 @@ from services.chassis.call import Call, Caller, CallerKind
 from services.chassis.edge import Edge, _once_of, _plain
 from services.chassis.limits import Limit, Limits
 from services.chassis.redis import Redis
+from services.chassis.wire import varint
 from tests.conftest import Keys
 from watchword import status
 from watchword.errors import (
@@ -151,18 +152,10 @@ def everything(error: grpc.aio.AioRpcError) -> str:
     return repr((error.code(), error.details(), error.initial_metadata(), error.trailing_metadata(), error.debug_error_string()))
 
 
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
-
-
 def _nested(depth: int) -> bytes:
     message = b""
     for _ in range(depth):
-        message = b"\x0a" + _varint(len(message)) + message
+        message = b"\x0a" + varint(len(message)) + message
     return message
 
 
@@ -194,7 +187,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument_in_constant_wor
 
 
 @pytest.mark.parametrize(
-    "raw", [b"\x08\x01", b"\x0d\x00\x00\x00\x00", b"".join(_varint(9000 + n << 3) + b"\x01" for n in range(10_000)), _nested(5000)]
+    "raw", [b"\x08\x01", b"\x0d\x00\x00\x00\x00", b"".join(varint(9000 + n << 3) + b"\x01" for n in range(10_000)), _nested(5000)]
 )
 async def test_odd_messages_are_judged_by_the_rules_and_break_nothing(door: Door, raw: bytes) -> None:
     """Wrong wire types and unknown fields are unknown fields to protobuf; then the required token is missing."""
