@@ -291,9 +291,9 @@ async def test_unknown_kids_cost_the_database_next_to_nothing(
                 answers = [await asyncio.gather(*(ask(text) for text in texts[start : start + 20])) for start in range(0, count, 20)]
 
     assert {answer for some in answers for answer in some} == {token_pb2.UNKNOWN_KEY}
-    assert proxy.said.count(b"signing_key") < count / 20, "the ring is looked at by the clock, not by the kids"
-    for table in (b"FROM revocation", b"FROM session", b"FROM refresh_token"):
-        assert table not in proxy.said
+    # Some there are: the ring is looked at by the clock, and memory is loaded anew when a busy machine costs the lease.
+    for table in (b"signing_key", b"FROM revocation", b"FROM session", b"FROM refresh_token"):
+        assert proxy.said.count(table) < count / 20, "the kids of strangers make no statements"
 
 
 IN_OPEN = 0x20
