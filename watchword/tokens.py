@@ -20,12 +20,11 @@ MAX_SECONDS = 253_402_300_799  # the end of year 9999
 MAX_REVISION = 2**63 - 1  # a bigint of Postgres
 TYPES = frozenset({"at+jwt", "application/at+jwt"})  # RFC 9068 section 4; media types ignore case
 LOGIN_CLIENT = "watchword"  # the client_id (which RFC 9068 requires) of the suite's own login
-_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/...")  # what is of the standard alphabet only becomes a sign of neither
 _PADDING = (b"", b"", b"==", b"=")  # by what the length leaves when divided by four
 # Which last signs leave no bit unused: any, none (one sign alone is six bits of a byte), those with four zeros at the end, those with two.
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _LAST = (frozenset(_ALPHABET), frozenset[int](), frozenset(_ALPHABET[::16]), frozenset(_ALPHABET[::4]))
-_SIGNS = _ALPHABET + b"."
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TEXT = r"[ !#-\[\]-~]{1,2048}"  # printable ASCII that JSON writes as it is
 _WORD = r"[!#-\[\]-~]+"
@@ -97,7 +96,7 @@ def split(token: str) -> tuple[Header, bytes, bytes, bytes]:
         raise Malformed
     signs = token.encode("ascii")
     parts = signs.split(b".")
-    if len(parts) != 3 or signs.translate(None, _SIGNS):
+    if len(parts) != 3:
         raise Malformed
     head, body, signature = parts
     return _header(head), _decode(body), signs[: len(head) + len(body) + 1], _decode(signature)
@@ -201,11 +200,14 @@ def encode_segment(raw: bytes) -> str:
 
 
 def _decode(segment: bytes) -> bytes:
-    """Of signs of the alphabet only the one encoding of these bytes is taken: no unused bits set."""
+    """Only the one encoding of these bytes is taken: signs of the alphabet alone, and no unused bits set."""
     surplus = len(segment) % 4
     if not segment or segment[-1] not in _LAST[surplus]:
         raise Malformed
-    return binascii.a2b_base64(segment.translate(_TO_STANDARD) + _PADDING[surplus])
+    try:
+        return binascii.a2b_base64(segment.translate(_TO_STANDARD) + _PADDING[surplus], strict_mode=True)
+    except binascii.Error:
+        raise Malformed from None
 
 
 @lru_cache(maxsize=256)  # all tokens of one key begin alike

@@ -32,7 +32,7 @@ from services.chassis.coherence import end
 from services.chassis.migrate import migrate
 from services.up.probes import grpc_serving, until_healthy
 from tests.chaos.durable_zygote import News, Order
-from tests.conftest import ROOT, SALT, Keys, eventually, free_port, process
+from tests.conftest import ROOT, SALT, Keys, free_port, process
 from tests.service.token.fleet import Valkey
 from watchword import status
 from watchword.errors import DeadlineExceeded, ResourceExhausted, Unavailable, WatchwordError
@@ -69,10 +69,13 @@ class Postgres:
         return f"postgresql://{embedded.SUPERUSER}:{self._password}@127.0.0.1:{self._port}/{database}"
 
     async def start(self) -> None:
-        """Serve, after recovering if need be."""
+        """Serve, after recovering if need be; again and again as long as what was killed has processes left, beside which Postgres will not start."""
         command = [*embedded.postgres_command(self._home / "data", self._port, durable=True), "-c", "fsync=off"]
-        self._server = self._stack.enter_context(process(command, log=self._home / "log", stop=signal.SIGINT))
-        await eventually(self.accepts)
+        async with asyncio.timeout(60):
+            while not await self.accepts():
+                if self._server is None or self._server.poll() is not None:
+                    self._server = self._stack.enter_context(process(command, log=self._home / "log", stop=signal.SIGINT))
+                await asyncio.sleep(0.02)
 
     async def accepts(self) -> bool:
         """Whether it can be asked."""

@@ -139,10 +139,10 @@ async def test_one_request_id_is_in_every_log_that_the_request_touched(suite: Su
         return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}") and wanted_id in line]
 
     async def is_everywhere() -> bool:
-        return all(await asyncio.gather(*(asyncio.to_thread(lines, service) for service in ("envoy", "identity", "token"))))
+        envoy, *services = await asyncio.gather(*(asyncio.to_thread(lines, service) for service in ("envoy", "identity", "token")))
+        return {line["listener"] for line in envoy} == {"edge", "internal"} and all(services)
 
     await eventually(is_everywhere)
-    assert {line["listener"] for line in lines("envoy")} == {"edge", "internal"}
     assert {line["method"].rpartition("/")[2] for line in lines("identity")} == {"RefreshSession"}
     assert {line["reason"] for line in lines("token")} == {"TOKEN_INVALID"}
     assert wanted_id in json.dumps(answer.json())
