@@ -19,9 +19,10 @@ from watchword.errors import ResourceExhausted
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-PROBE_EVERY = 0.5  # seconds
-PROBE_TIMEOUT = 1.5  # seconds: more than the second after which a full pool says so
-UNREADY_AFTER = 2.0  # seconds of failing probes
+PROBE_EVERY = 0.25  # seconds
+PROBE_TIMEOUT = 1.5  # seconds: more than it takes to say that Postgres hangs, or that the pool is full
+# Seconds of failing probes. With a lease, a second after it was lost: whoever is cut off from both stores is given no call two seconds after it was.
+UNREADY_AFTER = 1.0
 LIVE = "live"
 
 log = structlog.get_logger()

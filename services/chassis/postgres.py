@@ -23,7 +23,7 @@ from services.chassis.call import Call, Once
 from services.chassis.crashpoint import crashpoint
 from services.chassis.metrics import Histogram
 from services.chassis.migrate import latest
-from services.chassis.pulse import Pulse
+from services.chassis.pulse import SILENCE, Pulse
 from services.chassis.sealing import Sealer, derive
 from services.chassis.settings import ChassisSettings
 from services.chassis.tenancy import TenantId
@@ -59,6 +59,10 @@ class SchemaBehind(Exception):
 
 class PoolTooLarge(Exception):
     """The instances together could ask for more connections than Postgres has."""
+
+
+class Silent(DependencyUnavailable):
+    """Postgres answers nobody."""
 
 
 @dataclass(slots=True)
@@ -205,8 +209,8 @@ class Database:
                 raise SchemaBehind(f"the schema {schema} is not current: run python -m services.chassis.migrate first")
 
     async def ping(self) -> None:
-        """Ask Postgres for nothing."""
-        await self.fetch("SELECT 1")
+        """Ask Postgres for nothing, and not for long. Raises DependencyUnavailable if it is gone or hangs, ResourceExhausted if it is busy."""
+        await self._ask(SILENCE)
 
     async def clock(self) -> datetime:
         """Return the present instant by Postgres's clock."""
@@ -285,7 +289,20 @@ class Database:
     async def _is_silent(self, seconds: float) -> bool:
         """Return whether Postgres leaves the simplest question unanswered for so long, and everybody else too.
 
-        Not if no connection is free, or if it is we who are late.
+        Not if a connection is broken: whoever has another one hears of it by himself.
+        """
+        try:
+            await self._ask(seconds)
+        except Silent:
+            return True
+        except (DependencyUnavailable, ResourceExhausted):
+            return False
+        return False
+
+    async def _ask(self, seconds: float) -> None:
+        """Ask Postgres the simplest question. Raises Silent if it answers neither this nor anybody else for so long.
+
+        Raises DependencyUnavailable if a connection is broken, ResourceExhausted if none is free, much is to do, or it is we who are late.
         """
         is_asked, until, answered = False, time.monotonic() + seconds, self._answered
         try:
@@ -294,10 +311,9 @@ class Database:
                 await connection.fetchval("SELECT 1")
         except TimeoutError:
             is_late = time.monotonic() - until > LATE
-            return not is_late and self._answered == answered and (is_asked or isinstance(self._exhausted(), DependencyUnavailable))
-        except (DependencyUnavailable, ResourceExhausted):
-            return False  # a connection that is broken is not silent, and whoever else has one hears of it by himself
-        return False
+            if is_late or self._answered > answered or not (is_asked or isinstance(self._exhausted(), DependencyUnavailable)):
+                raise ResourceExhausted("the database is busy; try again") from None
+            raise Silent from None
 
     def _exhausted(self) -> Exception:
         """A full pool is the callers' doing; an empty one that cannot connect is Postgres's."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from services.chassis.clock import Clock
 from services.chassis.tenancy import TenantId
 from services.identity.audit_chain import Breach, Head, Reason, Seal, SealedEvent, examine, link, microseconds
-from watchword.errors import InvalidRequest
+from watchword.errors import DependencyUnavailable, InvalidRequest
 
 if TYPE_CHECKING:
     from services.identity.store.audit_seals import AuditSealStore
@@ -48,8 +48,21 @@ class AuditSeals:
         self._clock = clock
 
     async def seal_due(self) -> int:
-        """Seal what is committed and not sealed yet; return how much that was. Any number of instances may: one at a time has a tenant."""
-        return sum([await self._seal_tenant(tenant_id) for tenant_id in await self._store.list_waiting()])
+        """Seal what is committed and not sealed yet; return how much that was. Any number of instances may: one at a time has a tenant.
+
+        A tenant whose events cannot be sealed, for somebody has laid hands on its chain, holds up no other; then raises what was the matter.
+        """
+        total, failures = 0, list[Exception]()
+        for tenant_id in await self._store.list_waiting():
+            try:
+                total += await self._seal_tenant(tenant_id)
+            except DependencyUnavailable:
+                raise
+            except Exception as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+        return total
 
     async def _seal_tenant(self, tenant_id: TenantId) -> int:
         total = 0

@@ -293,6 +293,21 @@ async def test_a_change_does_not_wait_for_a_postgres_that_hangs(configure: Confi
         assert time.monotonic() - began < 2.5
 
 
+async def test_a_probe_finds_out_a_postgres_that_hangs_and_a_pool_that_is_full(configure: Configure, database_url: str) -> None:
+    """Both in less than a second: readiness turns on the first and not on the second."""
+    narrow = {"DATABASE_POOL_SIZE": 1, "DATABASE_MAX_OVERFLOW": 0}
+    async with (
+        proxied(database_url) as proxy,
+        Database.open(configure(DATABASE_URL=through(proxy.port, database_url), **narrow), "token") as opened,
+    ):
+        async with opened.connection():
+            with pytest.raises(ResourceExhausted):
+                await asyncio.wait_for(opened.ping(), 1)
+        proxy.freeze()
+        with pytest.raises(DependencyUnavailable):
+            await asyncio.wait_for(opened.ping(), 1)
+
+
 async def test_a_change_that_takes_long_is_no_postgres_that_hangs(configure: Configure) -> None:
     """An import may take seconds, while others are answered."""
 

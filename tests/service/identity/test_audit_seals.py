@@ -124,6 +124,42 @@ async def test_a_sealer_that_dies_leaves_nothing_half_done(stack: Stack) -> None
     assert (after.state, after.verified_count, after.unsealed_count) == (INTACT, 3, 0)
 
 
+async def test_while_one_seals_a_tenant_another_leaves_it_alone(stack: Stack) -> None:
+    """Both would put their events behind the same head."""
+    tenant = await sealed(stack, 2)
+    await write(stack, tenant)
+    holder = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE suite.audit_seal IN EXCLUSIVE MODE")
+        sealer = asyncio.create_task(stack.identity.audit_seals.seal_due())
+        blocked = "SELECT 1 FROM pg_locks WHERE relation = 'suite.audit_seal'::regclass AND NOT granted"
+        await eventually(lambda: some(stack, blocked))
+        await write(stack, tenant)
+        assert await asyncio.wait_for(stack.instances[1].identity.audit_seals.seal_due(), 0.8) == 0  # less than the time that a lock is waited for
+    await holder.close()
+    assert await sealer == 1
+    assert await stack.instances[1].identity.audit_seals.seal_due() == 1
+
+    after = await verify(stack, tenant)
+    assert (after.state, after.verified_count, after.unsealed_count) == (INTACT, 4, 0)
+
+
+async def test_a_tenant_that_cannot_be_sealed_holds_up_no_other(stack: Stack) -> None:
+    """Somebody has made its last link the last that there can be."""
+    bad, others = await sealed(stack, 1), [uuid4() for _ in range(8)]
+    await stack.sql("UPDATE audit_seal SET sequence = 9223372036854775807 WHERE tenant_id = $1", bad)
+    for tenant in (bad, *others):
+        await write(stack, tenant)
+
+    with pytest.raises(OverflowError):
+        await stack.identity.audit_seals.seal_due()
+    assert [await all_sealed(stack, tenant) for tenant in (bad, *others)] == [False, *[True] * len(others)]
+
+    await stack.sql("UPDATE audit_seal SET sequence = 1 WHERE tenant_id = $1", bad)
+    await stack.identity.audit_seals.seal_due()
+    assert (await verify(stack, bad)).state == INTACT
+
+
 async def some(stack: Stack, statement: str) -> bool:
     return bool(await stack.sql(statement))
 
