@@ -24,7 +24,7 @@ from services.rbac.decisions import Decision, Judge, Question, last_end
 from services.rbac.holdings import TENANT, Holding, Holdings, in_snapshot, places_of
 from services.rbac.memory import Memory, Places, Standing, Tenant
 from services.rbac.model import Effect, Subject
-from services.rbac.nodes import Revision
+from services.rbac.nodes import Revision, Snapshot
 from services.rbac.revisions import Revisions
 from watchword.errors import RevisionUnavailable
 
@@ -137,10 +137,15 @@ class Checker:
         view = await self.view(tenant_id, (question.subject,), (question.resource,), at_least=at_least)
         return view.decide(question), view.revision
 
-    async def view(self, tenant_id: TenantId, subjects: Iterable[Subject], resources: Iterable[str], *, at_least: int = 0) -> View:
-        """Return one state of what `subjects` hold and where `resources` lie, no older than this call and revision `at_least`."""
+    async def view(
+        self, tenant_id: TenantId, subjects: Iterable[Subject], resources: Iterable[str], *, at_least: int = 0, is_scan: bool = False
+    ) -> View:
+        """Return one state of what `subjects` hold and where `resources` lie, no older than this call and revision `at_least`.
+
+        is_scan  they are looked through and may never be asked for again: a memory that is nearly full does not learn them
+        """
         asked, places = list(dict.fromkeys(subjects)), [name for name in dict.fromkeys(resources) if name != TENANT]
-        view = await self._find(tenant_id, asked, places, at_least) or await self._load(tenant_id, asked, places)
+        view = await self._find(tenant_id, asked, places, at_least) or await self._load(tenant_id, asked, places, is_scan=is_scan)
         if view.revision < at_least:
             raise RevisionUnavailable
         return view
@@ -192,10 +197,12 @@ class Checker:
             places[name] = above
         return View(tenant.revision, holdings, places, self._judge, now)
 
-    async def _load(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str]) -> View:
+    async def _load(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str], *, is_scan: bool) -> View:
         self.cold += 1
         began, generation = self._clock.now(), self._memory.generation
         snapshot = await self._store.load(tenant_id, subjects, resources)
+        if is_scan and self._memory.is_full:
+            return self._seen(snapshot, subjects, resources)
         self._revisions.learn(
             tenant_id,
             snapshot,
@@ -210,6 +217,9 @@ class Checker:
             view = self._compose(tenant_id, tenant, subjects, resources)
             if view is not None:
                 return view
+        return self._seen(snapshot, subjects, resources)
+
+    def _seen(self, snapshot: Snapshot, subjects: Sequence[Subject], resources: Sequence[str]) -> View:
         places = {name: places_of(snapshot.places.__getitem__, name) for name in resources}
         return View(snapshot.state.revision, in_snapshot(snapshot, subjects), places, self._judge, self._clock.now())
 

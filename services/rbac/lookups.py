@@ -55,7 +55,7 @@ class Lookups:
         candidates = self._resources_of(tenant_id, kind, _scopes(view, question))
 
         async def decide(names: Sequence[str]) -> list[Outcome]:
-            at = await self._checker.view(tenant_id, [question.subject], names, at_least=at_least)
+            at = await self._checker.view(tenant_id, [question.subject], names, at_least=at_least, is_scan=True)
             return [at.decide(replace(question, resource=name)).outcome for name in names]
 
         items, last = await _page(candidates, decide, page.after[0] if page.after else None, page.size)
@@ -94,7 +94,7 @@ class Lookups:
             return await self._store.reached_subjects(tenant_id, question.permission, places, kinds=kinds, after=begin, limit=limit)
 
         async def decide(subjects: Sequence[Subject]) -> list[Outcome]:
-            at = await self._checker.view(tenant_id, subjects, [question.resource], at_least=at_least)
+            at = await self._checker.view(tenant_id, subjects, [question.resource], at_least=at_least, is_scan=True)
             return [at.decide(replace(question, subject=subject)).outcome for subject in subjects]
 
         after = Subject(SubjectType(int(page.after[0])), UUID(page.after[1])) if page.after else None

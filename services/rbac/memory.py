@@ -33,6 +33,8 @@ TTL = timedelta(minutes=5)
 STANDS = 60.0  # seconds
 PART_BYTES = 128  # about, of one holding, pattern, place or node
 DEFAULT_WEIGHT = 64 * 1024 * 1024 // PART_BYTES
+ANSWER_PARTS = 2  # of one answer that is kept with a subject's holdings
+ROOM = 7 / 8  # of the weight: what is looked through once, page by page, may fill no more
 MAX_TENANTS = 100_000  # whose heads are known; about 30 MB
 
 Places = tuple[str, ...]
@@ -59,6 +61,7 @@ class Entry(Generic[V]):
     weight: int
     load_time: datetime
     seen_at: int
+    answers: int = 0  # that the weight is with
 
 
 class Standing:
@@ -125,11 +128,12 @@ class Memory:
 
     def __init__(self, max_weight: int = DEFAULT_WEIGHT) -> None:
         self._tenants: dict[UUID, Tenant] = {}
+        self._old_tenants: dict[UUID, Tenant] = {}  # not asked about since half of MAX_TENANTS others were
         self._holdings: OrderedDict[tuple[UUID, Subject], Entry[Holdings]] = OrderedDict()
         self._places: OrderedDict[tuple[UUID, str], Entry[Places]] = OrderedDict()
         self._max_weight = max_weight
         self.weight = 0
-        self.generation = 0  # moves when everything is forgotten: what was read before may not be learnt after
+        self.generation = 0  # moves when a tenant is forgotten: what was read before may not be learnt after
 
     def __len__(self) -> int:
         return len(self._holdings) + len(self._places)
@@ -138,26 +142,47 @@ class Memory:
         """Forget everything."""
         self.generation += 1
         self._tenants.clear()
+        self._old_tenants.clear()
         self._holdings.clear()
         self._places.clear()
         self.weight = 0
 
     def tenant(self, tenant_id: UUID) -> Tenant | None:
         """Return what is known of a tenant."""
-        return self._tenants.get(tenant_id)
+        found = self._tenants.get(tenant_id)
+        if found is None and (found := self._old_tenants.pop(tenant_id, None)) is not None:
+            self._admit(tenant_id, found)
+        return found
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is learnt now may soon displace what is asked for again and again."""
+        return self.weight > self._max_weight * ROOM
 
     def begin(self, tenant_id: UUID, head: Revision, revision: Revision) -> Tenant:
         """Return a tenant of which nothing is known but where it stands."""
-        if len(self._tenants) >= MAX_TENANTS:
-            self.clear()
-        found = self._tenants[tenant_id] = Tenant(head, head, revision)
+        found = Tenant(head, head, revision)
+        self._admit(tenant_id, found)
         return found
+
+    def _admit(self, tenant_id: UUID, tenant: Tenant) -> None:
+        """Know a tenant, and forget those who were not asked about for long. What is compiled of them goes when it is not used.
+
+        If such a tenant is begun anew at the head that it had, nothing changed meanwhile and the entries are right; at a later one, their nodes are
+        below its floor.
+        """
+        if len(self._tenants) >= MAX_TENANTS // 2:
+            self.generation += bool(self._old_tenants)
+            self._old_tenants, self._tenants = self._tenants, {}
+        self._tenants[tenant_id] = tenant
 
     def holdings(self, tenant_id: UUID, tenant: Tenant, subject: Subject, now: datetime) -> Holdings | None:
         """Return all that a subject holds at the tenant's head, if that is known."""
         entry = self._holdings.get((tenant_id, subject))
         if entry is not None and entry.seen_at == tenant.head and _is_fresh(entry, now):
             self._holdings.move_to_end((tenant_id, subject))
+            if entry.answers != len(entry.value.answers):
+                self._weigh(entry)
             return entry.value
         return self._compile(self._holdings, (tenant_id, subject), tenant, now, lambda parts: _compiled_holdings(parts, subject))
 
@@ -220,6 +245,16 @@ class Memory:
             return
         shelf[key] = entry
         self.weight += entry.weight
+        while self.weight > self._max_weight:
+            self._forget_one()
+
+    def _weigh(self, entry: Entry[Holdings]) -> None:
+        """Count the answers that were kept with an entry since it was used last."""
+        count = len(entry.value.answers)
+        more = (count - entry.answers) * ANSWER_PARTS
+        entry.answers = count
+        entry.weight += more
+        self.weight += more
         while self.weight > self._max_weight:
             self._forget_one()
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import pytest
+
 from services.chassis.tenancy import TenantId
-from services.rbac.memory import TTL, Memory, Touched
+from services.rbac.memory import ANSWER_PARTS, TTL, Memory, Touched
 from services.rbac.model import ANYBODY, FOR_EVER, Subject, SubjectType
 from services.rbac.nodes import Bound, Holder, Revision, RoleFacts, Snapshot, State
 from services.rbac.revisions import Revisions, encode
@@ -226,6 +228,61 @@ def test_what_is_larger_than_all_is_not_kept_and_does_not_push_others_out() -> N
 
     assert one.patterns() == ["doc.read"]
     assert one.memory.weight <= 40
+
+
+def test_answers_that_are_kept_weigh_too() -> None:
+    one, users = Instance(max_weight=200), [Subject(SubjectType.USER, uuid4()) for _ in range(12)]
+    for user in users:
+        one.read(snapshot(5, holders={user: (ROLE,)}), user)
+    tenant, before = one.memory.tenant(TENANT), one.memory.weight
+    assert tenant is not None
+    assert all(one.patterns(user) for user in users)
+
+    for user in users:
+        held = one.memory.holdings(TENANT, tenant, user, NOW)
+        if held is not None:
+            held.answers.update(dict.fromkeys(range(10)))  # type: ignore[arg-type]
+            one.patterns(user)
+
+    left = [user for user in users if one.patterns(user) is not None]
+    assert len(left) * 10 * ANSWER_PARTS < one.memory.weight <= 200
+    assert before + len(users) * 10 * ANSWER_PARTS > 200
+    one.hear(6, 5, of_role())
+    for user in left:
+        one.read(snapshot(6, holders={user: ()}), user)
+    assert one.memory.weight < before, "what was counted for answers is given back"
+
+
+def test_tenants_that_nobody_asks_about_are_forgotten_and_the_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read before one was forgotten is not learnt after: the change that it lacks was told to nobody."""
+    monkeypatch.setattr("services.rbac.memory.MAX_TENANTS", 8)
+    one, quiet = Instance(), TenantId(uuid4())
+    one.read(snapshot(5))
+    one.revisions.apply(encode(quiet, 3, 2, of_role()))
+    generation = one.memory.generation
+
+    for _ in range(20):
+        one.revisions.apply(encode(TenantId(uuid4()), 1, 0, of_role()))
+        assert one.patterns() == ["doc.read"]
+
+    assert len(one.memory._tenants) + len(one.memory._old_tenants) <= 8
+    assert one.memory.tenant(quiet) is None
+    one.revisions.begin(quiet, 2, generation)
+    assert one.memory.tenant(quiet) is None
+
+
+def test_a_tenant_that_was_forgotten_and_changed_is_not_answered_from_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.rbac.memory.MAX_TENANTS", 8)
+    one = Instance()
+    one.read(snapshot(5))
+    for _ in range(20):
+        one.revisions.apply(encode(TenantId(uuid4()), 1, 0, of_role()))
+    assert one.memory.tenant(TENANT) is None
+
+    one.hear(7, 6, Touched(holders=frozenset((BERT,))))  # what 6 touched was told while nothing was known of the tenant
+    assert one.patterns() is None
+    one.hear(6, 5, of_role())
+    assert one.patterns() is None
 
 
 def test_nodes_go_with_the_last_entry_that_stands_on_them() -> None:

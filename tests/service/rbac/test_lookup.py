@@ -174,6 +174,24 @@ async def test_a_cursor_is_good_for_its_own_lookup_only(rbac: Rbac, tenant: Tena
             await ask(lookup, other, tenant.admin)
 
 
+async def test_a_lookup_displaces_nothing_of_a_memory_that_is_full(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pages are looked through once; what is asked for again and again must not go for them."""
+    role, people = await tenant.role("reader", PERMISSION), [str(uuid4()) for _ in range(5)]
+    for number, person in enumerate(people):
+        await tenant.bind(person, role, resource=f"doc/{number}")
+    memory = tenant.instances[2].memory
+    with monkeypatch.context() as patched:
+        patched.setattr("services.rbac.memory.ROOM", 0.0)
+        assert await tenant.may(people[0], PERMISSION, "doc/0", at=2)  # so that something is there
+        before = len(memory)
+        assert set(await subjects(tenant, "doc/1")) == {(USER, tenant.admin_id), (USER, people[1])}
+        assert list(await resources(tenant, people[0])) == ["doc/0"]
+        assert len(memory) - before <= 2, "what was named, doc/1 and anybody, and none of those that were looked through"
+    before = len(memory)
+    assert set(await subjects(tenant, "doc/2")) == {(USER, tenant.admin_id), (USER, people[2])}
+    assert len(memory) - before > 2
+
+
 async def test_only_users_and_clients_are_looked_up(tenant: Tenant) -> None:
     for kind in (GROUP, ANY):
         request = permission_pb2.LookupSubjectsRequest(permission=PERMISSION, subject_type=kind, tenant_id=tenant.id)
