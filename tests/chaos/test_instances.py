@@ -14,7 +14,6 @@ from tests.suite.conftest import Person
 KILLS = 20 if LONG else 4
 READS_WANTED = 10_000 if LONG else 500
 ROUNDS = 3 if LONG else 1
-VICTIMS = [f"{service}-{number}" for number in (1, 2) for service in SERVICES]
 CHANGERS = 4  # changes under way at a time
 
 
@@ -29,15 +28,20 @@ async def kill_in_turn(stack: World, names: Iterable[str]) -> None:
         await last(max(0.0, began + 2.5 - now()))
 
 
+def victims(stack: World) -> list[str]:
+    """Return an instance of each service, and then the other of each."""
+    return [stack.pair(service)[at] for at in (0, 1) for service in SERVICES]
+
+
 async def test_f01_an_instance_is_killed(stack: World, person: Person) -> None:
     """Envoy sends the reads to who is left; changes that were under way are sent again by who made them, and happen once."""
-    kills = 0
+    kills, names = 0, victims(stack)
     async with (load := Load(stack, person)).running():
         idle = now()
         await last(3.0)
         began = now()
         while kills < KILLS or len(load.reads.calls) < READS_WANTED:
-            await kill_in_turn(stack, [VICTIMS[kills % len(VICTIMS)]])
+            await kill_in_turn(stack, [names[kills % len(names)]])
             kills += 1
 
     assert load.reads.failed == []
@@ -58,7 +62,7 @@ async def test_f01_an_instance_is_killed(stack: World, person: Person) -> None:
 async def reads_lost(stack: World, person: Person) -> str:
     """Kill until reads fail; say how many did."""
     async with (load := Load(stack, person)).running():
-        for name in VICTIMS:
+        for name in victims(stack):
             await kill_in_turn(stack, [name])
             if load.reads.failed:
                 break

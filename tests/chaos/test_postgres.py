@@ -202,7 +202,7 @@ async def test_f12_postgres_is_far_away(stack: World, person: Person) -> None:
     recovery, said = load.log.recovery(ended, (*READS, *WRITES)), await sound(load)
     async with stack.without("memory", of=("token",)):
         await stack.wires("slow", "postgres", value=SLOW)
-        teller = Teller(stack, "token-1")
+        teller = Teller(stack, stack.pair("token")[0])
         token, began = await teller.issue(), now()
         for _ in range(20):
             assert await teller.says(token) == "VALID"

@@ -42,12 +42,13 @@ async def says_serving(channel: grpc.aio.Channel, timeout: float = 1.0) -> bool:
 
 
 async def start(stack: World, good: str, bad: str) -> tuple[float, list[str]]:
-    """Start token-1; return how long it took to serve, and what it said wrongly before, and after it said that it serves."""
-    teller, wrong = Teller(stack, "token-1"), list[str]()
-    await stack.end("token-1")
+    """Start an instance; return how long it took to serve, and what it said wrongly before, and after it said that it serves."""
+    name = stack.pair("token")[0]
+    teller, wrong = Teller(stack, name), list[str]()
+    await stack.end(name)
     began = now()
-    starting = asyncio.create_task(stack.begin("token-1"))
-    channel = stack.channel(next(one.address for one in stack.now() if one.name == "token-1"))
+    starting = asyncio.create_task(stack.begin(name))
+    channel = stack.channel(next(one.address for one in stack.now() if one.name == name))
     while not (serves := await says_serving(channel)):
         wrong += await misstatements(teller, good, bad)
         assert now() < began + 20
@@ -77,7 +78,7 @@ async def misstatements(teller: Teller, good: str, bad: str) -> list[str]:
 
 async def starts(stack: World, count: int) -> tuple[list[float], list[str]]:
     """Start an instance so many times."""
-    other = Teller(stack, "token-2")
+    other = Teller(stack, stack.pair("token")[1])
     good, bad = await other.issue(), await other.issue()
     await other.revoke(bad)
     done = [await start(stack, good, bad) for _ in range(count)]
@@ -92,7 +93,7 @@ async def test_f04_an_instance_starts(stack: World) -> None:
     full, wrong_too = await starts(stack, STARTS)
 
     assert wrong + wrong_too == []
-    async with stack.without("lease", of=("token-1",)):
+    async with stack.without("lease", of=stack.pair("token")[:1]):
         _, early = await starts(stack, 3)
     assert early
     record(
@@ -107,18 +108,19 @@ async def test_f04_an_instance_starts(stack: World) -> None:
 
 
 async def skewed(stack: World, rounds: int, *missing: str) -> list[str]:
-    """Issue at each instance while token-1's clock is off, and ask the other at once; return what was refused."""
+    """Issue at each instance while one's clock is off, and ask the other at once; return what was refused."""
     refused: list[str] = []
-    async with stack.without(*missing, of=("token-1",)):
-        tellers = Teller(stack, "token-1"), Teller(stack, "token-2")
+    one, other = stack.pair("token")
+    async with stack.without(*missing, of=(one,)):
+        tellers = Teller(stack, one), Teller(stack, other)
 
-        async def one() -> None:
+        async def both() -> None:
             for issuer, verifier in (tellers, tellers[::-1]):
                 said = await verifier.says(await issuer.issue())
                 refused.extend([said] if said != "VALID" else [])
 
         for _ in range(rounds // 10):
-            await asyncio.gather(*(one() for _ in range(10)))
+            await asyncio.gather(*(both() for _ in range(10)))
     return refused
 
 
@@ -144,8 +146,9 @@ async def test_f23b_clocks_differ(stack: World) -> None:
 
 async def said_after(stack: World, seconds: int) -> str:
     """Return what an instance says of a new token whose clock is so far ahead."""
-    async with stack.without(f"clock+{seconds}", "comparison", of=("token-1",)):
-        return await Teller(stack, "token-1").says(await Teller(stack, "token-2").issue())
+    one, other = stack.pair("token")
+    async with stack.without(f"clock+{seconds}", "comparison", of=(one,)):
+        return await Teller(stack, one).says(await Teller(stack, other).issue())
 
 
 @contextmanager

@@ -182,11 +182,12 @@ async def fill(stack: World, count: int) -> None:
 async def young_epoch_believed(stack: World) -> str:
     """A writer that believes an emptied Redis to know all leases answers before the others know."""
     tries, accepted = 0, 0
-    async with stack.without("epoch", of=("token-1",)), stack.redis() as redis:
-        await stack.wires("slow", "redis", "token-2", value=0.05)
+    one, other = stack.pair("token")
+    async with stack.without("epoch", of=(one,)), stack.redis() as redis:
+        await stack.wires("slow", "redis", other, value=0.05)
         while not accepted and tries < 50:
             tries += 1
-            accepted += await accepted_after(stack, "token-1", "token-2", redis.flushall)
+            accepted += await accepted_after(stack, one, other, redis.flushall)
             await stack.whole()
         await stack.wires("restore", "redis")
     assert accepted
@@ -254,7 +255,7 @@ async def test_f17_redis_is_full(stack: World, person: Person) -> None:
 
 async def test_f19_redis_answers_and_nobody_hears(stack: World, person: Person) -> None:
     """One direction of one instance's wire: what it says arrives, what it is told does not."""
-    half = ("token-2", "rbac-2")
+    half = tuple(stack.pair(service)[1] for service in ("token", "rbac"))
     breaks, mends = (lambda: stack.wires("lose_answers", "redis", *half)), (lambda: stack.wires("cut_and_restore", "redis", *half))
 
     seen = await through(stack, person, breaks, mends)
@@ -272,7 +273,7 @@ async def test_f19_redis_answers_and_nobody_hears(stack: World, person: Person) 
 
 async def test_f33_an_instance_is_cut_off_from_everything(stack: World, person: Person) -> None:
     """It answers nothing rather than something old, and leaves."""
-    half = ("token-2", "rbac-2")
+    half = tuple(stack.pair(service)[1] for service in ("token", "rbac"))
     left: list[float] = []
 
     async def cut() -> None:

@@ -43,6 +43,11 @@ class World(Suite):
         """Return the names of the instances of services."""
         return [one.name for one in self.now() if one.service in services]
 
+    def pair(self, service: str) -> tuple[str, str]:
+        """Return the names of a service's two instances: a row before may have replaced those that there were."""
+        one, other = sorted(self.names(service))
+        return one, other
+
     async def tell(self, **command: Any) -> None:
         """Have the supervisor do something."""
         await asyncio.to_thread(control.tell, self.home, command)
