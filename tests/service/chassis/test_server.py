@@ -357,7 +357,7 @@ async def test_a_probe_that_finds_much_to_do_is_answered(failure: type[Exception
     async with watched(health, probe):
 
         async def is_asked_often() -> bool:
-            return asked >= 6  # a second of failing probes, and a half
+            return asked >= 6  # more than a second of failing probes
 
         await eventually(is_asked_often, within=5)
         answer = await health.Check(health_pb2.HealthCheckRequest(service=TOKEN), None)  # type: ignore[arg-type]
