@@ -15,6 +15,7 @@ import grpc
 import httpx
 import redis.asyncio as aioredis
 
+from services.top.scrape import Target, look
 from services.up import control
 from tests.chaos.without import ENVOY
 from tests.conftest import eventually
@@ -148,13 +149,8 @@ class World(Suite):
 
     async def are_leased(self) -> bool:
         """Whether every instance of token and rbac answers from memory."""
-        asked = [one.metrics for one in self.now() if one.service in ("token", "rbac")]
-        try:
-            async with httpx.AsyncClient(timeout=2) as client:
-                told = await asyncio.gather(*(client.get(where or "") for where in asked))
-        except httpx.HTTPError:
-            return False
-        return all("watchword_lease_current 1.0" in answer.text for answer in told)
+        told = await look([Target(one.name, one.metrics) for one in self.now() if one.service in ("token", "rbac")])
+        return all(one.sum("watchword_lease_current") == 1 for one in told)
 
     @asynccontextmanager
     async def sql(self) -> AsyncIterator[Any]:
