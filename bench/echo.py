@@ -1,6 +1,7 @@
 """The floor: a bare grpc.aio server that does nothing but read the request of a method and write an answer of it made long ago.
 
 The messages are those of the method that is measured, of the same sizes, so that what it costs above this is what we do. It ends by SIGTERM.
+Its event loop is Python's own, as in gRPC's examples, or uvloop, as in our services.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
@@ -45,4 +47,5 @@ async def main(name: str, sample: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    run = uvloop.run if "--uvloop" in sys.argv else asyncio.run
+    run(main(sys.argv[1], Path(sys.argv[2])))

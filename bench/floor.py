@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 
@@ -35,10 +36,20 @@ async def echoing(stack: Stack, like: Instance, worker: Worker, seconds: float) 
 @asynccontextmanager
 async def echo_of(stack: Stack, load: Load) -> AsyncIterator[Load]:
     """Run the echo of `load` while inside: yields the same load of a server that gives the answer to its first request, whatever is asked."""
-    sample = stack.home / f"answer.{load.method}"
-    sample.write_bytes(await _answer(load))
-    async with stack.echo(load.method, sample) as echo:
+    _answer_file(stack, load.method).write_bytes(await _answer(load))
+    async with stack.echo(load.method, _answer_file(stack, load.method)) as echo:
         yield replace(load, instance=echo, cold=None)
+
+
+@asynccontextmanager
+async def same_echo_on_uvloop(stack: Stack, echo: Load) -> AsyncIterator[Load]:
+    """Run the echo of `echo` on the event loop of our services while inside."""
+    async with stack.echo(echo.method, _answer_file(stack, echo.method), "--uvloop") as other:
+        yield replace(echo, instance=other)
+
+
+def _answer_file(stack: Stack, method: str) -> Path:
+    return stack.home / f"answer.{method}"
 
 
 async def _answer(load: Load) -> bytes:

@@ -116,9 +116,9 @@ class Stack:
             yield replace(instance, metrics=metrics)
 
     @asynccontextmanager
-    async def echo(self, method: str, sample: Path) -> AsyncIterator[Instance]:
+    async def echo(self, method: str, sample: Path, *options: str) -> AsyncIterator[Instance]:
         """Run the bare echo server of a method, on the measured core, while inside; `sample` holds the answer that it gives."""
-        command = [sys.executable, "-m", "bench.echo", method, str(sample)]
+        command = [sys.executable, "-m", "bench.echo", method, str(sample), *options]
         async with self.server("echo", command, dict(os.environ), core=self.cores.measured) as instance:
             yield instance
 

@@ -21,8 +21,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PROBE_EVERY = 0.25  # seconds
 PROBE_TIMEOUT = 1.5  # seconds: more than it takes to say that Postgres hangs, or that the pool is full
-# Seconds of failing probes: one that asks in vain, and says so after 0.6, suffices. With a lease, it begins when that is lost: whoever is cut off from
-# both stores is given no call two seconds after he was.
+# Seconds of failing probes: one that asks in vain, and says so after 0.6, suffices. With a lease, it begins when that is lost:
+# who is cut off from both stores is given no call two seconds after he was.
 UNREADY_AFTER = 0.8
 LIVE = "live"
 
