@@ -1,7 +1,7 @@
 """The hash pool: password hashes off the event loop, on fewer threads than there are cores, admitted only if they will be done in time.
 
 A hash takes a quarter of a second of a core. Work that would end after its caller has gone only makes the next one late, so it is refused at once,
-before it costs anything. The threads run at low priority: a flood of logins must not slow the answers that need no hash.
+before it costs anything. The threads run at low priority: a flood of logins must not slow the answers that need no hash (decision 19).
 
 A place in the queue is taken before anything else is done for a login, and is judged twice: when it is taken, by the queue before it, and when its
 turn comes, by the time that is left. Where nobody else waits, a hash is judged by its CPU time and not by how long the last ones took: a machine that
