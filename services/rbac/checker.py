@@ -10,7 +10,8 @@ Right the moment a change's transaction commits, on every instance:
   instance knows the tenant's head, and memory is the state at that head. Without a lease a check begins by reading the number from Postgres.
 * So an answer is the state of an instant after the check began, and no change that was acknowledged before is missing from it.
 
-Cost: warm, none but memory, and without a lease one indexed read of one row; cold, one statement that loads and reads the number.
+Cost: warm, none but memory, and without a lease one indexed read of one row; cold, one statement that loads and reads the number, and one for all who
+ask the same at once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from services.rbac.memory import Memory, Places, Standing, Tenant
 from services.rbac.model import Effect, Subject
 from services.rbac.nodes import Revision, Snapshot
 from services.rbac.revisions import Revisions
+from services.rbac.turns import Turns
 from watchword.errors import RevisionUnavailable
 
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ class Checker:
         self._lease = lease
         self._clock = clock
         self._judge = judge
+        self._turns = Turns()
         self.warm = self.cold = 0  # views made of memory, and of Postgres
 
     async def check(self, tenant_id: TenantId, question: Question, *, at_least: int = 0) -> tuple[Decision, Revision]:
@@ -145,7 +148,7 @@ class Checker:
         is_scan  they are looked through and may never be asked for again: a memory that is nearly full does not learn them
         """
         asked, places = list(dict.fromkeys(subjects)), [name for name in dict.fromkeys(resources) if name != TENANT]
-        view = await self._find(tenant_id, asked, places, at_least) or await self._load(tenant_id, asked, places, is_scan=is_scan)
+        view = await self._find(tenant_id, asked, places, at_least) or await self._read(tenant_id, asked, places, at_least, is_scan=is_scan)
         if view.revision < at_least:
             raise RevisionUnavailable
         return view
@@ -196,6 +199,12 @@ class Checker:
                 return None
             places[name] = above
         return View(tenant.revision, holdings, places, self._judge, now)
+
+    async def _read(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str], at_least: int, *, is_scan: bool) -> View:
+        """Return the view from Postgres, or from memory if another call has brought it there meanwhile."""
+        async with self._turns.taken((tenant_id, tuple(subjects), tuple(resources))) as has_waited:
+            view = await self._find(tenant_id, subjects, resources, at_least) if has_waited else None
+            return view or await self._load(tenant_id, subjects, resources, is_scan=is_scan)
 
     async def _load(self, tenant_id: TenantId, subjects: Sequence[Subject], resources: Sequence[str], *, is_scan: bool) -> View:
         self.cold += 1

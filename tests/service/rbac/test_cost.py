@@ -1,14 +1,19 @@
 """What a check costs: statements, counted on the way to Postgres; and that no two questions share an answer."""
 
+import asyncio
 import random
+import time
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
+import redis.asyncio as aioredis
 
 from services.chassis.consistency import ConsistencyTokens
 from services.chassis.sealing import derive
 from services.chassis.tenancy import TenantId
-from tests.conftest import SALT
+from services.rbac.turns import Turns
+from tests.conftest import SALT, Stores, eventually
 from tests.service.rbac.conftest import CLIENT, GROUP, USER, Leaseless, Rbac, Tenant, ask, subject
 from watchword.errors import InvalidRequest
 from watchword.rbac.v1 import permission_pb2, rbac_pb2
@@ -35,6 +40,75 @@ async def test_a_cold_check_costs_one_statement_and_a_warm_one_none(rbac: Rbac, 
     statements.clear()
     assert await tenant.may(user, "doc.read", "doc/1")
     assert statements == []
+
+
+async def test_of_many_who_ask_the_same_at_once_one_reads(rbac: Rbac, tenant: Tenant) -> None:
+    """F29: after a loss of memory, all who ask about one subject miss it together."""
+    users = [str(uuid4()) for _ in range(5)]
+    role = await tenant.role("reader", "doc.read")
+    for user in users[:3]:
+        await tenant.bind(user, role)
+    await tenant.may(str(uuid4()), "doc.read")  # the tenant is known
+    await eventually(partial(_is_led, rbac))
+
+    statements, generation = counted(rbac), rbac.instances[0].memory.generation
+    said = await asyncio.gather(*(tenant.may(user, "doc.read") for user in users for _ in range(40)))
+
+    assert said == [user in users[:3] for user in users for _ in range(40)]
+    is_led = rbac.instances[0].memory.generation == generation and await _is_led(
+        rbac
+    )  # if not, the machine was so busy that each check read a number
+    assert len(statements) <= len(users) * 1.2 or not is_led
+    assert len(rbac.instances[0].checker._turns) == 0
+
+
+async def test_when_all_is_forgotten_at_once_each_question_is_read_once_by_each_instance(rbac: Rbac, tenant: Tenant, stores: Stores) -> None:
+    """F29: FLUSHALL under load. No lease is left, so each check reads a number meanwhile; what is loaded anew is loaded once."""
+    users = [str(uuid4()) for _ in range(20)]
+    role = await tenant.role("reader", "doc.read")
+    for user in users:
+        await tenant.bind(user, role)
+        for at in range(3):
+            await tenant.may(user, "doc.read", at=at)
+    for at in range(3):
+        await eventually(partial(_is_led, rbac, at))
+    before = [(instance.checker.cold, instance.memory.generation) for instance in rbac.instances]
+    failed, waits = list[str](), list[float]()
+
+    async def ask_for_a_while(user: str, at: int) -> None:
+        for _ in range(15):
+            began = time.monotonic()
+            if not await tenant.may(user, "doc.read", at=at):
+                failed.append(user)
+            waits.append(time.monotonic() - began)
+            await asyncio.sleep(0.2)
+
+    asking = [asyncio.create_task(ask_for_a_while(user, at)) for user in users for at in range(3)]
+    await asyncio.sleep(0.3)
+    async with aioredis.Redis.from_url(stores.redis) as client:
+        await client.flushall()
+    await asyncio.gather(*asking)
+    for at in range(3):
+        await eventually(partial(_is_led, rbac, at))
+
+    assert failed == []
+    loads = [instance.checker.cold - cold for instance, (cold, _) in zip(rbac.instances, before, strict=True)]
+    losses = [instance.memory.generation - generation for instance, (_, generation) in zip(rbac.instances, before, strict=True)]
+    print(f"loads {loads} after {losses} losses of memory, the slowest of {len(waits)} checks {max(waits) * 1000:.0f} ms")
+    assert all(0 < count <= len(users) * 1.2 * lost for count, lost in zip(loads, losses, strict=True))
+
+
+async def _is_led(rbac: Rbac, at: int = 0) -> bool:
+    return rbac.instances[at].coherence.is_current
+
+
+async def test_who_waits_too_long_for_anothers_reading_reads_himself() -> None:
+    turns = Turns()
+    async with turns.taken("a") as first, turns.taken("a") as second, turns.taken("b") as other:
+        assert (first, second, other) == (False, True, False)
+    async with turns.taken("a") as again:
+        assert not again
+    assert len(turns) == 0
 
 
 async def test_without_a_lease_a_warm_check_costs_an_indexed_read(rbac: Rbac, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
