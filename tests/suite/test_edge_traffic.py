@@ -353,6 +353,22 @@ async def test_the_key_set_is_cacheable_and_304_has_no_body(front: Edge, upstrea
     assert "content-type" not in again.headers
 
 
+async def test_the_key_set_is_never_compressed_and_has_no_head(front: Edge, upstream: Instance) -> None:
+    """A055. What holds secrets beside what a stranger chose must not be compressed (BREACH), and a key set is too small to gain by it.
+
+    HEAD is not offered: Envoy's transcoder writes the body all the same, and the next answer on that connection would be read as the rest of it.
+    """
+    upstream.answers["GetJwks"] = _jwks
+
+    full = await front.http.get("/.well-known/jwks.json", headers={"accept-encoding": "gzip, br"})
+    head = await front.http.head("/.well-known/jwks.json")
+    again = await front.http.get("/.well-known/jwks.json")
+
+    assert (full.json(), full.headers.get("content-encoding")) == ({"keys": []}, None)
+    assert (head.status_code, head.content) == (404, b"")
+    assert (again.status_code, again.json()) == (200, {"keys": []})
+
+
 async def _odd_status(request: Any, context: Context) -> Message:
     await context.send_initial_metadata((("x-http-status", "7xx"), ("set-cookie", "a=1"), ("set-cookie", "b=2")))
     return message("watchword.gateway.v1.GetReadinessResponse", status="not_ready")

@@ -55,9 +55,7 @@ async def test_of_many_who_ask_the_same_at_once_one_reads(rbac: Rbac, tenant: Te
     said = await asyncio.gather(*(tenant.may(user, "doc.read") for user in users for _ in range(40)))
 
     assert said == [user in users[:3] for user in users for _ in range(40)]
-    is_led = rbac.instances[0].memory.generation == generation and await _is_led(
-        rbac
-    )  # or each check read a number
+    is_led = rbac.instances[0].memory.generation == generation and await _is_led(rbac)  # or each check read a number
     assert len(statements) <= len(users) * 1.2 or not is_led
     assert len(rbac.instances[0].checker._turns) == 0
 
