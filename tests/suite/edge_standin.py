@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from services.embedded import envoy_command
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
+PROBE = re.compile(r"(health_checks:\n(?:\s+.*\n)*?\s+timeout: )0\.3s")  # how long a probe waits
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -178,10 +180,20 @@ def everywhere(*instances: Address) -> dict[str, list[Address]]:
 
 
 @contextlib.asynccontextmanager
-async def edge(directory: Path, upstreams: Mapping[str, Sequence[Address]], *, verify: Any = True, **options: Any) -> AsyncIterator[Edge]:
-    """Run a real Envoy in front of `upstreams` until the block ends. `options` are those of render()."""
+async def edge(
+    directory: Path, upstreams: Mapping[str, Sequence[Address]], *, verify: Any = True, is_patient: bool = False, **options: Any
+) -> AsyncIterator[Edge]:
+    """Run a real Envoy in front of `upstreams` until the block ends. `options` are those of render().
+
+    is_patient  probes wait for seconds: for tests that are not about probes, and whose stand-in lives in this process, which may be busy
+    """
     rest, internal, admin = free_ports(3)
     path = render(directory, rest=(LOOPBACK, rest), grpc=(LOOPBACK, internal), admin=(LOOPBACK, admin), upstreams=upstreams, **options)
+    if is_patient:
+        clusters = directory / "clusters.yaml"
+        hasty = clusters.read_text(encoding="utf-8")
+        clusters.write_text(PROBE.sub(r"\g<1>5s", hasty), encoding="utf-8")
+        assert clusters.read_text(encoding="utf-8") != hasty
     log = directory / "envoy.log"
     tls: EdgeTls = options.get("tls") or EdgeTls()
     scheme = "https" if tls.edge else "http"

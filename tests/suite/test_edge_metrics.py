@@ -34,7 +34,7 @@ def metrics() -> str:
 @pytest.fixture(scope="module")
 async def front(upstream: Instance, metrics: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     address = (LOOPBACK, int(metrics.rpartition(":")[2]))
-    async with edge(tmp_path_factory.mktemp("edge"), everywhere(upstream.address), metrics=address) as running:
+    async with edge(tmp_path_factory.mktemp("edge"), everywhere(upstream.address), is_patient=True, metrics=address) as running:
         yield running
 
 
@@ -149,5 +149,5 @@ def test_an_endpoint_that_cannot_be_used_is_refused_in_words(
 async def test_envoy_accepts_a_collector_that_speaks_tls(upstream: Instance, tmp_path: Path) -> None:
     """And serves on when there is none at its address."""
     nowhere = Tracing(LOOPBACK, free_ports(1)[0], is_encrypted=True)
-    async with edge(tmp_path, everywhere(upstream.address), tracing=nowhere) as running:
+    async with edge(tmp_path, everywhere(upstream.address), is_patient=True, tracing=nowhere) as running:
         assert (await running.http.get("/health")).status_code == 200

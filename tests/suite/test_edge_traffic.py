@@ -32,7 +32,7 @@ async def upstream() -> AsyncIterator[Instance]:
 @pytest.fixture(scope="module")
 async def front(upstream: Instance, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     directory = tmp_path_factory.mktemp("edge")
-    async with edge(directory, everywhere(upstream.address), cors_origins=[GOOD_ORIGIN]) as running:
+    async with edge(directory, everywhere(upstream.address), is_patient=True, cors_origins=[GOOD_ORIGIN]) as running:
         yield running
 
 
@@ -184,7 +184,7 @@ async def test_header_names_with_underscores_are_refused(front: Edge, upstream: 
 
 async def test_one_trusted_proxy_is_believed_about_one_address(upstream: Instance, tmp_path: Path) -> None:
     """nginx in front: the address it appended is the client, what the client wrote before it is not."""
-    async with edge(tmp_path, everywhere(upstream.address), trusted_hops=1) as behind_nginx:
+    async with edge(tmp_path, everywhere(upstream.address), is_patient=True, trusted_hops=1) as behind_nginx:
         await behind_nginx.http.get("/v1/me", headers={"x-forwarded-for": "6.6.6.6, 203.0.113.9"})
 
     assert upstream.calls("GetMe")[0].metadata["x-forwarded-for"] == ["203.0.113.9"]
