@@ -45,7 +45,8 @@ async def test_a_policy_is_tried_made_explained_and_looked_up(suite: Suite, admi
         assert found["resources"] == [{"resource": f"invoice/{name}", "decision": "ALLOW"}]
         who_may = {"permission": "invoice.pay", "resource": f"invoice/{name}", "context": {"amount": 5}}
         subjects = (await post(rest, "/v1/permissions:lookupSubjects", who_may, admin))["subjects"]
-        assert {each["subject"]["id"] for each in subjects} == {person.id, admin.id}
+        # Clients of other tests may hold everything.
+        assert {each["subject"]["id"] for each in subjects if each["subject"]["type"] == "SUBJECT_TYPE_USER"} == {person.id, admin.id}
 
         patch = {"role_binding": {"condition": ""}, "update_mask": "condition", "etag": made["etag"]}
         changed = await rest.patch(f"/v1/role-bindings/{made['id']}", json=patch, headers=admin.headers)
