@@ -165,11 +165,11 @@ def test_one_character_less_is_too_short(minimum: int, password: str) -> None:
 
 def test_an_absurdly_long_password_costs_nothing() -> None:
     """It is refused before it is normalised."""
-    started = time.perf_counter()
+    started = time.process_time()
 
     with pytest.raises(InvalidRequest):
         require_size("x" * 1025, field="password")
-    assert time.perf_counter() - started < 0.005
+    assert time.process_time() - started < 0.005
     require_size("x" * 1024, field="password")
 
 

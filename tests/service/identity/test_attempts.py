@@ -323,7 +323,7 @@ async def test_strangers_cannot_keep_a_client_out(stack: Stack) -> None:
 
 
 async def test_a_refused_attempt_takes_no_time_that_tells(stack: Stack) -> None:
-    """Unknown accounts and wrong passwords take the same (A106): medians of interleaved tries, in CPU time, which others on the machine do not change."""
+    """Unknown accounts and wrong passwords take the same (A106): medians of interleaved tries, in CPU time, which others do not change."""
     times: dict[str, list[float]] = {"known": [], "unknown": []}
     for _ in range(4):
         known = stack.email()
