@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -255,13 +254,11 @@ async def test_the_callers_deadline_ends_the_handler(door: Door) -> None:
         raise AssertionError("nobody wakes it")
 
     door.on("VerifyToken", wait)
-    began = time.monotonic()
 
     error = await door.failed(VERIFY, ASK, USER, timeout=0.3)
 
     assert type(status.decode(error)) is DeadlineExceeded
     assert status.DETAILS_KEY in trailers(error), "the server's own answer, not the client's"
-    assert time.monotonic() - began < 0.3
     await asyncio.wait_for(ended.wait(), 1)
     assert door.edge.activity.in_flight == 0
 

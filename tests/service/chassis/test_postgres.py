@@ -268,7 +268,7 @@ async def test_who_gives_up_does_not_wait_for_a_postgres_that_hangs(configure: C
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await call()
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 0.9  # without it, a second at least
         await proxy.restore()
 
         async def is_whole() -> bool:
@@ -346,7 +346,7 @@ async def test_changes_that_wait_for_a_lock_leave_half_the_pool_to_the_reads(sto
         for _ in range(20):
             began = time.monotonic()
             assert len(await opened.fetch("SELECT 1")) == 1
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 0.9  # without it, a second at least
 
         done, waiting = await asyncio.wait(changes, timeout=1.5)
         assert len(waiting) == 2, "half of the pool"
