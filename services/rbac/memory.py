@@ -238,15 +238,13 @@ class Memory:
         _kill(tenant.places, touched.places, revision)
 
     def _keep(self, shelf: "OrderedDict[tuple[UUID, K], Entry[V]]", key: "tuple[UUID, K]", entry: Entry[V]) -> None:
-        """Remember `entry`, and forget what was used least and no longer fits."""
+        """Remember `entry`, if it fits at all."""
         old = shelf.pop(key, None)
         self.weight -= 0 if old is None else old.weight
         if entry.weight > self._max_weight:
             return
         shelf[key] = entry
-        self.weight += entry.weight
-        while self.weight > self._max_weight:
-            self._forget_one()
+        self._grow(entry.weight)
 
     def _weigh(self, entry: Entry[Holdings]) -> None:
         """Count the answers that were kept with an entry since it was used last."""
@@ -254,7 +252,11 @@ class Memory:
         more = (count - entry.answers) * ANSWER_PARTS
         entry.answers = count
         entry.weight += more
-        self.weight += more
+        self._grow(more)
+
+    def _grow(self, weight: int) -> None:
+        """Count what is kept, and forget what was used least and no longer fits."""
+        self.weight += weight
         while self.weight > self._max_weight:
             self._forget_one()
 

@@ -25,6 +25,7 @@ INTACT, BROKEN = audit_pb2.AUDIT_LOG_STATE_INTACT, audit_pb2.AUDIT_LOG_STATE_BRO
 CHANGED, MISSING = audit_pb2.AUDIT_LOG_BREACH_CHANGED, audit_pb2.AUDIT_LOG_BREACH_MISSING
 REORDERED, TRUNCATED = audit_pb2.AUDIT_LOG_BREACH_REORDERED, audit_pb2.AUDIT_LOG_BREACH_TRUNCATED
 AT_ONCE = 16
+WAITING = "FROM pg_locks WHERE relation = 'suite.audit_seal'::regclass AND NOT granted"  # sessions that cannot seal now
 
 
 async def write(stack: Stack, tenant: UUID, *, at: int = 0) -> None:
@@ -102,19 +103,26 @@ async def all_sealed(stack: Stack, tenant: UUID) -> bool:
     return await stack.sql("SELECT 1 FROM audit_unsealed WHERE tenant_id = $1", tenant) == []
 
 
+@asynccontextmanager
+async def held_up(stack: Stack) -> AsyncIterator["asyncio.Task[int]"]:
+    """Hold a sealer up while inside, between taking the events from the queue and sealing them."""
+    holder = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE suite.audit_seal IN EXCLUSIVE MODE")
+        sealer = asyncio.create_task(stack.identity.audit_seals.seal_due())
+        await eventually(lambda: some(stack, f"SELECT 1 {WAITING}"))
+        yield sealer
+    await holder.close()
+
+
 async def test_a_sealer_that_dies_leaves_nothing_half_done(stack: Stack) -> None:
     """Its Postgres backend ends between taking the events from the queue and sealing them."""
     tenant = await sealed(stack, 2)
     await write(stack, tenant)
-    holder = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
-    async with holder.transaction():
-        await holder.execute("LOCK TABLE suite.audit_seal IN EXCLUSIVE MODE")
-        dying = asyncio.create_task(stack.identity.audit_seals.seal_due())
-        killed = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'suite.audit_seal'::regclass AND NOT granted"
-        await eventually(lambda: some(stack, killed))
+    async with held_up(stack) as dying:
+        assert await some(stack, f"SELECT pg_terminate_backend(pid) {WAITING}")
         with pytest.raises(DependencyUnavailable):
             await dying
-    await holder.close()
     waiting = await verify(stack, tenant)
 
     await stack.instances[1].identity.audit_seals.seal_due()
@@ -128,15 +136,9 @@ async def test_while_one_seals_a_tenant_another_leaves_it_alone(stack: Stack) ->
     """Both would put their events behind the same head."""
     tenant = await sealed(stack, 2)
     await write(stack, tenant)
-    holder = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
-    async with holder.transaction():
-        await holder.execute("LOCK TABLE suite.audit_seal IN EXCLUSIVE MODE")
-        sealer = asyncio.create_task(stack.identity.audit_seals.seal_due())
-        blocked = "SELECT 1 FROM pg_locks WHERE relation = 'suite.audit_seal'::regclass AND NOT granted"
-        await eventually(lambda: some(stack, blocked))
+    async with held_up(stack) as sealer:
         await write(stack, tenant)
         assert await asyncio.wait_for(stack.instances[1].identity.audit_seals.seal_due(), 0.8) == 0  # less than the time that a lock is waited for
-    await holder.close()
     assert await sealer == 1
     assert await stack.instances[1].identity.audit_seals.seal_due() == 1
 
