@@ -1,7 +1,7 @@
 """A flood of logins, ten times as many as can be hashed: what it does to those who only verify, and to those who log in.
 
 It is measured twice. Apart: identity has a core, and the rest of the suite shares the other with the load: each service with cores of its own.
-Shared: all of them share all cores, and the load would like to have them all; there the hash threads' low priority decides who gets less.
+Shared: all of them share all cores, and the load would like to have them all; there the hash processes, as idle tasks, get what is left.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from bench.flood_figures import SERVED, SHARE, Flooded, Verifying, figures_of
 from bench.lanes import Lane, instance
 from bench.load import write_requests
 from bench.login import hashing, rate, raw_hashes
-from bench.machine import cpu_nanoseconds, keep_on, resident_bytes
+from bench.machine import cpu_nanoseconds, family, keep_on, resident_bytes
 from bench.people import people
 from bench.questions import verify_requests
 from bench.slices import WARM_UP_SECONDS
@@ -80,7 +80,7 @@ async def _scene(bench: Bench, suite: Suite) -> AsyncIterator[Scene]:
 def _share(scene: Scene) -> None:
     scene.suite.share()
     for worker in (scene.verify.worker, scene.logins.worker):
-        keep_on(worker.pid, sched_getaffinity(0))
+        keep_on([worker.pid], sched_getaffinity(0))
 
 
 async def _most(scene: Scene, found: Verifying) -> None:
@@ -110,25 +110,25 @@ async def _idle(scene: Scene) -> Verifying:
 
 async def _flooded(scene: Scene, asked: float, most: float, seconds: float) -> Flooded:
     """Flood, and verify meanwhile: as fast as possible in the first half, at a share of the idle maximum in the second."""
-    pid, verifying, before = scene.suite.one("identity").pid or 0, Verifying([], []), await _counts(scene)
-    resident, cpu, began = [resident_bytes(pid)], cpu_nanoseconds(pid), time.monotonic()
+    pids, verifying, before = family(scene.suite.one("identity").pid or 0), Verifying([], []), await _counts(scene)
+    resident, cpu, began = [resident_bytes(*pids)], cpu_nanoseconds(*pids), time.monotonic()
     job = scene.logins.job(rate=asked, seconds=seconds, seed=1, split=seconds / 2) | {"limit": PATIENCE}
     storm, at_end = asyncio.ensure_future(scene.logins.worker.ask(**job)), asyncio.ensure_future(_counts(scene, at=began + seconds))
     last = _slice(scene) * 1.2  # what begins later than that would not end within its half
     try:
         while time.monotonic() < began + seconds / 2 - last:
             await _most(scene, verifying)
-            resident.append(resident_bytes(pid))
+            resident.append(resident_bytes(*pids))
         await asyncio.sleep(max(0.0, began + seconds / 2 - time.monotonic()))
         while time.monotonic() < began + seconds - last:
             await _paced(scene, verifying, most)
-            resident.append(resident_bytes(pid))
-        after, lasted, spent = await at_end, time.monotonic() - began, (cpu_nanoseconds(pid) - cpu) / 1e9
+            resident.append(resident_bytes(*pids))
+        after, lasted, spent = await at_end, time.monotonic() - began, (cpu_nanoseconds(*pids) - cpu) / 1e9
         told = await storm
     finally:
         storm.cancel()
         at_end.cancel()
-    resident.append(resident_bytes(pid))
+    resident.append(resident_bytes(*pids))
     served, hashed = (now - earlier for now, earlier in zip(after, before, strict=True))
     return Flooded(told["told"], told["later"], asked, lasted, served, hashed, spent, resident, verifying)
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from bench.counters import answered
-from bench.machine import cpu_nanoseconds
+from bench.machine import cpu_nanoseconds, family
 from bench.stack import Instance
 from bench.workers import BenchError, Worker
 from services.up.endpoints import RunningInstance
@@ -67,7 +67,7 @@ class Lane:
     expected       what every answer must say
     authorization  made anew for each slice: service identities live for a minute
     member         of the JSON that a REST answer is: what it says
-    pids           the processes on the way, by name
+    pids           the processes on the way, by name; those that they started count with them
     may_fail       other answers are counted; else a slice that has one is run again, as on a machine so busy that Envoy took an instance for dead
     counted        host:port of the metrics of each instance that answers: what they counted must be what was answered
     """
@@ -119,7 +119,7 @@ class Lane:
         return sum([await answered(metrics, self.method) for metrics in self.counted])
 
     def _cpu(self) -> dict[str, int]:
-        return {name: cpu_nanoseconds(pid) for name, pid in self.pids.items()}
+        return {name: cpu_nanoseconds(*family(pid)) for name, pid in self.pids.items()}
 
 
 def waiting(slices: Sequence[Waits]) -> str:

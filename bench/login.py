@@ -15,11 +15,11 @@ from bench.workers import Worker
 
 COST = int(SETTINGS["BCRYPT_COST"])
 ACCOUNTS = 4
-CALLERS = 4  # so that the hash thread is never without work
+CALLERS = 4  # so that the hash process is never without work
 
 
 async def login(bench: Bench) -> list[Figure]:
-    """Measure successful logins through Envoy. The one hash thread finds a core for itself, because the rest has little to do."""
+    """Measure successful logins through Envoy. The one hash process finds a core for itself, because the rest has little to do."""
     suite = await bench.suites.get()
     suite.share()
     rounds, logins = (1, 8) if bench.extent.quick else (3, 20)
@@ -47,7 +47,7 @@ def _figures(raw: list[Sample], made: list[Timed]) -> list[Figure]:
     rates, costs = [one.rate for one in made], [one.cost() / 1000 for one in made]
     shares = ", ".join(f"{name} {median(one.cost(name) for one in made) / 1000:.1f}" for name in made[0].cpu)
     waits = f"{CALLERS} callers, {waiting(made)}"
-    title = f"Logins that succeed, through Envoy, one hash thread, bcrypt at cost {COST}"
+    title = f"Logins that succeed, through Envoy, one hash process, bcrypt at cost {COST}"
     return [
         Figure(
             "login.rate",

@@ -48,21 +48,29 @@ def pinned(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def keep_on(pid: int, cores: Iterable[int]) -> None:
-    """Keep all threads of a process on these cores."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
+def family(pid: int) -> list[int]:
+    """Return the process and all that it started, and they in turn, as long as they run."""
+    with suppress(OSError):  # it may have ended meanwhile
+        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text(encoding="ascii").split()]
+        return [pid, *(each for child in children for each in family(child))]
+    return []
+
+
+def keep_on(pids: Iterable[int], cores: Iterable[int]) -> None:
+    """Keep all threads of these processes on these cores."""
+    for thread in [thread for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]:
         with suppress(ProcessLookupError):  # it may have ended meanwhile
             os.sched_setaffinity(int(thread.name), cores)
 
 
-def cpu_nanoseconds(pid: int) -> int:
-    """Return the CPU time, user and system, of all threads that the process has or had. Source: clock_getcpuclockid(3)."""
-    return time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED)
+def cpu_nanoseconds(*pids: int) -> int:
+    """Return the CPU time, user and system, of all threads that the processes have or had. Source: clock_getcpuclockid(3)."""
+    return sum(time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED) for pid in pids)
 
 
-def resident_bytes(pid: int, *, peak: bool = False) -> int:
-    """Return the resident set of a process, or the largest it ever was."""
-    return _status_bytes(pid, "VmHWM:" if peak else "VmRSS:")
+def resident_bytes(*pids: int, peak: bool = False) -> int:
+    """Return the resident sets of processes, or the largest that they ever were."""
+    return sum(_status_bytes(pid, "VmHWM:" if peak else "VmRSS:") for pid in pids)
 
 
 def _status_bytes(pid: int, name: str) -> int:
@@ -78,9 +86,9 @@ class Weight:
     own: int
 
     @classmethod
-    def of(cls, pid: int) -> "Weight":
-        """Weigh a process, without those that it forked."""
-        return cls(_status_bytes(pid, "VmRSS:"), _status_bytes(pid, "RssAnon:"))
+    def of(cls, *pids: int) -> "Weight":
+        """Weigh processes."""
+        return cls(sum(_status_bytes(pid, "VmRSS:") for pid in pids), sum(_status_bytes(pid, "RssAnon:") for pid in pids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,14 @@ METHOD = """\
   the instance's: `max` says what the machine answered, `core` what a core of the instance (and of Envoy) would answer.
 * **Through Envoy** is the internal listener (gRPC) or the edge listener (REST, transcoded), as `scripts/up` sets them up. The echo stands behind an
   Envoy of its own with the same configuration.
-* **Logins** are those of `scripts/up`'s stack through Envoy, on all cores. Identity has one hash thread here; their ceiling is bcrypt at the same
+* **Logins** are those of `scripts/up`'s stack through Envoy, on all cores. Identity has one hash process here; their ceiling is bcrypt at the same
   cost alone on one core, by the clock on the wall.
 * **Scaling**: all instances of token and Envoy share one core, since there is no other, so throughput cannot grow here. What can be promised and
   measured is that a call costs all instances together no more CPU than it costs one; `ideal` is what they would answer with a core each.
 * **The flood** asks for ten times the logins that can be hashed, in an open loop, each with a deadline of four seconds, while tokens are verified:
   as fast as they are answered in the first half, at half the idle maximum in the second, in which verifications and refusals are timed. *Apart*:
   identity has a core, everything else and the load share the other. *Shared*: everything, the load too, shares all cores; verifications asked as
-  fast as they are answered then take what they can, and the hash threads, at low priority, the rest. So the ceiling of logins is a target only
+  fast as they are answered then take what they can, and the hash processes, as idle tasks, the rest. So the ceiling of logins is a target only
   where there is a core for it.
 * **Weights** are resident sets. Nearly half of an idle service is pages of libraries' files (gRPC, `cryptography`, OpenSSL, Python, pydantic),
   which all services of a machine have in common; of what is its own, most is Python's objects, two thirds of those the compiled code of imported

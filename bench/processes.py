@@ -10,7 +10,7 @@ from bench.machine import MIB, Weight
 from bench.people import bind, people
 from bench.questions import check_requests
 from bench.slices import Spread
-from bench.suite import SERVICES, Suite
+from bench.suite import SERVICES, Suite, members
 
 IDLE_GOAL = 64.0  # MiB
 STORES = ("envoy", "postgres", "redis")
@@ -43,7 +43,7 @@ async def _load(bench: Bench, suite: Suite) -> None:
 
 def _weights(service: str, suite: Suite) -> list[Figure]:
     one = suite.one(service)
-    idle, loaded, goal = suite.idle[one.name], Weight.of(one.pid or 0), at_most(IDLE_GOAL) if service in SERVICES else None
+    idle, loaded, goal = suite.idle[one.name], Weight.of(*members(one)), at_most(IDLE_GOAL) if service in SERVICES else None
     own = f"{idle.own / MIB:.0f} MiB of it are its own; the rest are pages of files, which processes share"
     grown = f"{loaded.own / MIB:.0f} MiB of it are its own"
     return [

@@ -33,7 +33,7 @@ SETTINGS = {
     "ACCESS_TOKEN_TTL": "3600",
     "BCRYPT_COST": "12",  # the default
     "DRAIN_TIMEOUT": "0",
-    "HASH_THREADS": "1",  # so that the ceiling of logins is what one core hashes, however many there are
+    "HASH_WORKERS": "1",  # so that the ceiling of logins is what one core hashes, however many there are
     "RATE_LIMIT_READ": "100000000/60",
     "RATE_LIMIT_WRITE": "100000000/60",
     "RATE_LIMIT_CREDENTIAL": "100000000/60",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.machine import Weight, keep_on
+from bench.machine import Weight, family, keep_on
 from bench.material import AUDIENCE, ISSUER, KID
 from bench.stack import SETTINGS, Stack
 from bench.workers import ROOT, BenchError
@@ -61,13 +61,13 @@ class Suite:
         """Give these services the measured core, and everybody else the other one."""
         for one in self.endpoints.instances:
             if one.pid is not None:
-                keep_on(one.pid, {self.stack.cores.measured if one.service in measured else self.stack.cores.others})
+                keep_on(members(one), {self.stack.cores.measured if one.service in measured else self.stack.cores.others})
 
     def share(self) -> None:
         """Let everybody run on any core."""
         for one in self.endpoints.instances:
             if one.pid is not None:
-                keep_on(one.pid, os.sched_getaffinity(0))
+                keep_on(members(one), os.sched_getaffinity(0))
 
     async def tell(self, **command: Any) -> float:
         """Have the supervisor carry a command out; return how many seconds that took. Raises BenchError."""
@@ -151,4 +151,9 @@ def _endpoints(home: Path) -> Endpoints:
 
 
 def _weights(home: Path) -> dict[str, Weight]:
-    return {one.name: Weight.of(one.pid) for one in _endpoints(home).instances if one.pid is not None}
+    return {one.name: Weight.of(*members(one)) for one in _endpoints(home).instances if one.pid is not None}
+
+
+def members(one: RunningInstance) -> list[int]:
+    """Return the processes of an instance: of a service with those that it started, of a store without those that share its memory."""
+    return family(one.pid or 0) if one.service in SERVICES else [one.pid or 0]

@@ -1,7 +1,8 @@
-"""The hash pool: password hashes off the event loop, on fewer threads than there are cores, admitted only if they will be done in time.
+"""The hash pool: password hashes in processes of their own, fewer than there are cores, admitted only if they will be done in time.
 
 A hash takes a quarter of a second of a core. Work that would end after its caller has gone only makes the next one late, so it is refused at once,
-before it costs anything. The threads run at low priority: a flood of logins must not slow the answers that need no hash (decision 19).
+before it costs anything. The processes are idle tasks: a flood of logins must not slow the answers that need no hash. One that gets nothing for
+too long, because others leave nothing, is given up for one with a small share (decision 20).
 
 A place in the queue is taken before anything else is done for a login, and is judged twice: when it is taken, by the queue before it, and when its
 turn comes, by the time that is left. Where nobody else waits, a hash is judged by its CPU time and not by how long the last ones took: a machine that
@@ -11,53 +12,69 @@ was slow for a while would else refuse everybody for ever, and never see that it
 import asyncio
 import contextlib
 import os
-import threading
+import pickle
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
+
+from services.identity.hasher import Done, Hasher, HasherLost, Priority
 from watchword.errors import LoginCapacityExceeded
 
 T = TypeVar("T")
 
-NICE = 10  # of the hash threads, where the system lets threads have their own
+LOADED = ("services.identity.passwords",)  # by every process before it becomes an idle task
 MARGIN = 0.05  # seconds of the deadline left for what follows the hash
 SLACK = 0.1  # of the wait: the hashes before it may take longer than the last ones took
 MAX_PRESENT = 1000  # however patient the callers are
 WEIGHT = 0.1  # of the newest hash in the moving averages
+PRIORITIES: tuple[Priority, ...] = ("idle", "low")  # of the processes that a piece of work is given to in turn, if it needs more than one
+STARVED, TIMES_ITS_COST = 2.0, 8  # seconds after which a process without an answer is given up for the next, or as many times its CPU if that is more
+HANG = 120.0  # seconds after which the last of them is believed stuck, and its work not to be done
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU in a period, and the period
+
+log = structlog.get_logger()
 
 
 class HashPool:
-    """Runs hashes. `finished` and `refused` count them, for the metrics."""
+    """Runs hashes. `finished`, `refused`, `given_up` (processes) and `cpu` (seconds) are counted for the metrics."""
 
-    def __init__(self, executor: ThreadPoolExecutor, workers: int, *, first_guess: float) -> None:
-        self._executor = executor
+    def __init__(self, workers: int, *, first_guess: float) -> None:
         self.workers = workers
         self.average = first_guess  # seconds that a hash takes, whatever else the machine does
-        self._cpu = 0.0  # seconds of CPU that it costs
+        self._cost = 0.0  # seconds of CPU that it takes
         self.present = 0
         self.finished = 0
         self.refused = 0
+        self.given_up = 0
+        self.cpu = 0.0
+        self._turns = asyncio.Semaphore(workers)
+        self._hashers: set[Hasher] = set()
+        self._free: dict[Priority, list[Hasher]] = {priority: [] for priority in PRIORITIES}  # in the order in which work is given to them
+        self._hashing: set[asyncio.Future[Done]] = set()
 
     @classmethod
     @asynccontextmanager
     async def open(cls, *, workers: int = 0, first_guess: float = 0.25) -> AsyncIterator["HashPool"]:
-        """Start the threads.
+        """Hash while inside; a process is started when there is work for it, and kept.
 
         workers      how many; 0: one fewer than there are cores, at least one
         first_guess  seconds, until a hash was measured
         """
-        count = workers or max(1, usable_cores() - 1)
-        executor = ThreadPoolExecutor(count, thread_name_prefix="hash", initializer=_step_back)
+        pool = cls(workers or max(1, usable_cores() - 1), first_guess=first_guess)
         try:
-            yield cls(executor, count, first_guess=first_guess)
+            yield pool
         finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+            await pool._end()
+
+    @property
+    def pids(self) -> list[int]:
+        """The ids of the processes that were started and have not ended."""
+        return [hasher.pid for hasher in self._hashers]
 
     @property
     def wait(self) -> float:
@@ -68,7 +85,7 @@ class HashPool:
     def admitted(self, *, remaining: float) -> Iterator["Place"]:
         """Hold a place in the queue while inside. Raises LoginCapacityExceeded at once if its work would not be done within `remaining` seconds."""
         wait = self.wait
-        if self.present >= MAX_PRESENT or MARGIN + (wait * (1 + SLACK) + self.average if wait else self._cpu) > remaining:
+        if self.present >= MAX_PRESENT or MARGIN + (wait * (1 + SLACK) + self.average if wait else self._cost) > remaining:
             raise self.refusal()
         self.present += 1
         place = Place(self, time.monotonic() + remaining)
@@ -87,25 +104,82 @@ class HashPool:
         self.refused += 1
         return LoginCapacityExceeded(retry_after=timedelta(seconds=max(1.0, self.wait)))
 
-    async def submit(self, work: Callable[[], T], gone: Callable[[], None]) -> T:
-        """Return what `work` returns, on a thread of the pool; `gone` is called in this one when that thread is free of it."""
-        loop = asyncio.get_running_loop()
-        future = self._executor.submit(self._measured, work)
-        future.add_done_callback(lambda _: _tell(loop, gone))
-        return await asyncio.wrap_future(future)
+    async def submit(self, work: Callable[[], T], deadline: float, gone: Callable[[], None]) -> T:
+        """Return what `work` returns in a process of the pool, once it has its turn; `gone` is called when nothing of it is left there.
+
+        A caller who goes while it waits takes it along; what has begun is ended for nobody, for a process cannot be told to stop in between.
+        """
+        try:
+            pickled = pickle.dumps(work)
+            await self._turns.acquire()
+        except BaseException:
+            gone()
+            raise
+        hashing = asyncio.ensure_future(self._done(pickled, deadline))
+        self._hashing.add(hashing)
+
+        def over(hashing: "asyncio.Future[Done]") -> None:
+            self._hashing.discard(hashing)
+            self._turns.release()
+            gone()
+            if not hashing.cancelled():
+                hashing.exception()  # is told to the caller, who may have gone
+
+        hashing.add_done_callback(over)
+        returned: T = (await asyncio.shield(hashing)).result()
+        return returned
+
+    async def _done(self, work: bytes, deadline: float) -> Done:
+        """Have it done by a process that nobody else asks, and by another one if that is lost."""
+        for priority, patience in zip(self._free, (max(STARVED, TIMES_ITS_COST * self._cost), HANG), strict=True):
+            if self.is_too_late(deadline):
+                break
+            try:
+                async with self._hasher(priority) as hasher:
+                    done = await hasher.do(work, patience)
+            except HasherLost as error:
+                log.warning("hash process given up", priority=priority, error=str(error))
+                continue
+            self._count(done.seconds, done.cpu)
+            return done
+        raise self.refusal()
+
+    @asynccontextmanager
+    async def _hasher(self, priority: Priority) -> AsyncIterator[Hasher]:
+        """Have a process to oneself while inside; one that is lost is not used again."""
+        free = self._free[priority]
+        while free and free[-1].is_lost:
+            await self._drop(free.pop())
+        hasher = free.pop() if free else await Hasher.start(LOADED, priority)
+        self._hashers.add(hasher)
+        try:
+            yield hasher
+        except BaseException:
+            await self._drop(hasher)
+            raise
+        free.append(hasher)
 
     def is_too_late(self, deadline: float) -> bool:
         """Whether a hash that began now would end after `deadline`; while others wait, it takes as long as the last ones took."""
-        return time.monotonic() + (self.average if self.present > self.workers else self._cpu) > deadline
+        return time.monotonic() + (self.average if self.present > self.workers else self._cost) > deadline
 
-    def _measured(self, work: Callable[[], T]) -> T:
-        began, before = time.perf_counter(), time.thread_time()
-        result = work()
-        seconds, cpu = time.perf_counter() - began, time.thread_time() - before
+    def _count(self, seconds: float, cpu: float) -> None:
         self.average += (WEIGHT if self.finished else 1) * (seconds - self.average)
-        self._cpu += (WEIGHT if self.finished else 1) * (cpu - self._cpu)
+        self._cost += (WEIGHT if self.finished else 1) * (cpu - self._cost)
+        self.cpu += cpu
         self.finished += 1
-        return result
+
+    async def _drop(self, hasher: Hasher) -> None:
+        self.given_up += 1
+        await hasher.end()
+        self._hashers.discard(hasher)
+
+    async def _end(self) -> None:
+        for hashing in self._hashing:
+            hashing.cancel()
+        await asyncio.gather(*self._hashing, return_exceptions=True)
+        for hasher in [hasher for free in self._free.values() for hasher in free]:
+            await hasher.end()
 
 
 class Place:
@@ -120,18 +194,13 @@ class Place:
         """Return what `work` returns. Raises LoginCapacityExceeded without beginning it if it would end too late once its turn has come."""
         assert not self._is_used
         self._is_used = True
-        return await self._pool.submit(lambda: self._in_time(work), self._give_back)
+        return await self._pool.submit(work, self._deadline, self._give_back)
 
     def leave(self) -> None:
         """Give the place back, unless its work does when it ends: the caller may go earlier."""
         if not self._is_used:
             self._is_used = True
             self._give_back()
-
-    def _in_time(self, work: Callable[[], T]) -> T:
-        if self._pool.is_too_late(self._deadline):
-            raise self._pool.refusal()
-        return work()
 
     def _give_back(self) -> None:
         self._pool.present -= 1
@@ -144,13 +213,3 @@ def usable_cores() -> int:
         quota, period = QUOTA.read_text(encoding="ascii").split()
         cores = min(cores, max(1, int(quota) // int(period)))  # "max" is no number, and no limit
     return cores
-
-
-def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop may be gone when the process ends
-        loop.call_soon_threadsafe(callback)
-
-
-def _step_back() -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -1,4 +1,4 @@
-"""What only identity can tell Prometheus: logins, by what became of them, and how busy the hash threads are."""
+"""What only identity can tell Prometheus: logins, by what became of them, and how busy the hash pool is."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +11,7 @@ WRONG = "INVALID_CREDENTIALS"
 
 
 def told(meters: Mapping[str, Meter], pool: HashPool) -> Source:
-    """Read the calls of Login, and the hash threads."""
+    """Read the calls of Login, and the hash pool."""
 
     def source() -> Iterator[Family]:
         login = meters[LOGIN]
@@ -21,8 +21,11 @@ def told(meters: Mapping[str, Meter], pool: HashPool) -> Source:
         yield counter("watchword_identity_hashes_total", "Password hashes computed.", pool.finished)
         refused = "Password hashes refused because they would have ended after their callers' deadlines."
         yield counter("watchword_identity_hashes_refused_total", refused, pool.refused)
-        yield gauge("watchword_identity_hash_queue", "Passwords that wait for a hash thread or are being hashed.", pool.present)
-        yield gauge("watchword_identity_hash_threads", "Threads that hash passwords.", pool.workers)
+        yield gauge("watchword_identity_hash_queue", "Passwords that wait for a hash process or are being hashed.", pool.present)
+        yield gauge("watchword_identity_hash_workers", "Processes that hash passwords, at most.", pool.workers)
+        given_up = "Hash processes that ended, or got too little CPU, before their hash was done; another one did it."
+        yield counter("watchword_identity_hash_processes_given_up_total", given_up, pool.given_up)
+        yield counter("watchword_identity_hash_cpu_seconds_total", "CPU seconds that hashes took, in processes of their own.", pool.cpu)
         yield gauge("watchword_identity_hash_seconds", "Seconds that a password hash takes here, as a moving average.", pool.average)
         yield gauge("watchword_identity_hash_wait_seconds", "Seconds that a login would wait for its hash to begin.", pool.wait)
 

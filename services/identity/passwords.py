@@ -15,7 +15,6 @@ from typing import Literal
 import bcrypt
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import Argon2Error, InvalidHashError
-from zxcvbn import zxcvbn
 
 from watchword.errors import InvalidRequest, PasswordRejected, Violation
 
@@ -108,11 +107,19 @@ class Strength:
         known = [word.lower() for name in names for word in (name, *name.replace("@", " ").split()) if word]
         if _without([*known, *CONTEXT_WORDS], password) < MIN_OF_ITS_OWN:
             return ["is made of the account's own names or the service's"]
+        from zxcvbn import zxcvbn  # 12 MiB of words, which only hash processes need  # noqa: PLC0415
+
         judged = zxcvbn(_judged(password), user_inputs=[*known, *CONTEXT_WORDS])  # type: ignore[no-untyped-call]
         if judged["score"] >= MIN_SCORE:
             return []
         feedback = judged["feedback"]
         return [" ".join(["is too easy to guess.", feedback["warning"], *feedback["suggestions"]]).replace("  ", " ").strip()]
+
+
+def prepared(passwords: Passwords, strength: Strength, password: str, *, field: str, names: Sequence[str]) -> str:
+    """Return the form in which a new `password` is kept. Raises PasswordRejected for `field`."""
+    strength.require(password, field=field, names=names)
+    return passwords.hash(password)
 
 
 def _judged(password: str) -> str:

@@ -7,6 +7,7 @@ with a dummy, and so is an account in a pause, whose password is then not tried 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from services.chassis.audit import AuditEvent
@@ -17,7 +18,7 @@ from services.chassis.tenancy import TenantId
 from services.identity.accounts import Credential
 from services.identity.attempts import Attempts, Reservation
 from services.identity.hashing import HashPool, Place
-from services.identity.passwords import Passwords, Strength
+from services.identity.passwords import Passwords, Strength, prepared
 from watchword.errors import InvalidCredentials, LoginCapacityExceeded
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Prover:
         barred = reservation.is_barred or (self._is_locked(credential) and not reservation.is_familiar)
         kept = "" if barred or credential is None else credential.password_hash
         try:
-            matched = await place.run(lambda: self._passwords.matches(password, kept))
+            matched = await place.run(partial(self._passwords.matches, password, kept))
         except LoginCapacityExceeded:
             await self._attempts.unused(reservation)
             raise
@@ -93,16 +94,12 @@ class Prover:
 
     async def prepare(self, password: str, *, field: str, names: tuple[str, ...], call: Call) -> str:
         """Return the form in which a new password is kept. Raises PasswordRejected for `field`, LoginCapacityExceeded."""
-
-        def work() -> str:
-            self._strength.require(password, field=field, names=names)
-            return self._passwords.hash(password)
-
+        work = partial(prepared, self._passwords, self._strength, password, field=field, names=names)
         return await self._pool.run(work, remaining=call.remaining)
 
     async def hash(self, password: str, call: Call) -> str:
         """Return the form in which a password is kept that need not be judged."""
-        return await self._pool.run(lambda: self._passwords.hash(password), remaining=call.remaining)
+        return await self._pool.run(partial(self._passwords.hash, password), remaining=call.remaining)
 
     async def renewed(self, credential: Credential, password: str, call: Call) -> str | None:
         """Return a proved password hashed anew, if it is kept in an outdated form and there is time."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -126,7 +127,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
         Database.open(settings, "identity") as database,
         Redis.open(settings) as redis,
         channel(settings) as wire,
-        HashPool.open(workers=settings.HASH_THREADS) as pool,
+        HashPool.open(workers=settings.HASH_WORKERS) as pool,
         known_callers(settings, database, token_pb2_grpc.TokenServiceStub(wire), Peer("token", own), clock=clock) as authenticator,
     ):
         accounts, tenant_store, clients_store = AccountStore(database), TenantStore(database), ClientStore(database)
@@ -144,7 +145,8 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
         tasks = Tasks(task_store, revoke=token.revoke, bind=rbac.bind)
 
         # It hashes its dummy: so the pool knows from the beginning how long a hash takes here.
-        passwords = await pool.run(lambda: Passwords(derive(salt, "pepper"), scheme=settings.PASSWORD_HASH, cost=settings.BCRYPT_COST), remaining=60)
+        kept_so = partial(Passwords, derive(salt, "pepper"), scheme=settings.PASSWORD_HASH, cost=settings.BCRYPT_COST)
+        passwords = await pool.run(kept_so, remaining=60)
         prover = Prover(
             database=database,
             accounts=accounts,

@@ -13,7 +13,7 @@ class IdentitySettings(ChassisSettings):
 
     PASSWORD_HASH: Literal["bcrypt", "argon2id"] = "bcrypt"  # noqa: S105
     BCRYPT_COST: int = Field(12, ge=10, le=16)  # OWASP ASVS: at least 10
-    HASH_THREADS: int = Field(0, ge=0, le=256)  # 0: one fewer than there are cores
+    HASH_WORKERS: int = Field(0, ge=0, le=256)  # processes; 0: one fewer than there are cores
     PASSWORD_MIN_LENGTH: int = Field(15, ge=8, le=64)  # NIST SP 800-63B: 15 where the password is the only factor
     REQUIRE_EMAIL_VERIFICATION: bool = False
     SMTP_HOST: str = ""

@@ -105,7 +105,7 @@ def instance(pair: Pair) -> Instance:
         errors=sum(pair.rate("grpc_server_handled_total", grpc_code=code) for code in OURS),
         took=durations([pair.buckets(HANDLING)]),
         in_flight=look.sum("watchword_calls_in_flight") + look.sum("watchword_streams"),
-        cpu=pair.rate("process_cpu_seconds_total"),
+        cpu=pair.rate("process_cpu_seconds_total") + pair.rate("watchword_identity_hash_cpu_seconds_total"),
         memory=look.sum("process_resident_memory_bytes"),
         pool=_pool(look),
     )

@@ -294,7 +294,7 @@ class Suite:
             "JWT_ALGORITHM": "Ed25519",
             "ACCESS_TOKEN_TTL": "3600",
             "BCRYPT_COST": "10",
-            "HASH_THREADS": "2",
+            "HASH_WORKERS": "2",
             "MAIL_DIR": str(self.home / "mail"),
             "AUTH_RATE_LIMIT_ENABLED": "false",
         }

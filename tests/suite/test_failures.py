@@ -1,9 +1,15 @@
 """Instances die, stores blink: what goes on, and what is said of it."""
 
 import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 from tests.conftest import eventually
-from tests.suite.conftest import Person, Suite, reason
+from tests.suite.conftest import Person, Suite, login, reason
 
 
 async def test_a_dead_redis_shows_in_the_detailed_health_and_stops_nobody(suite: Suite, person: Person) -> None:
@@ -54,3 +60,38 @@ async def test_a_service_without_instances_is_unavailable_and_not_ready(suite: S
             return (await rest.get("/v1/users", headers=admin.headers)).status_code == 200
 
         await eventually(answers)
+
+
+async def test_a_killed_hash_process_costs_nobody_a_login(suite: Suite, person: Person) -> None:
+    """Whether it waits for a password or hashes one."""
+    pids = [one.pid for one in suite.instances("identity") if one.pid is not None]
+    before = {pid: hash_processes(pid) for pid in pids}
+    assert all(before.values())
+    for children in before.values():
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+
+    logins = [asyncio.create_task(login(suite, person.email)) for _ in range(4)]  # more at once would count as guesses
+    await eventually(partial(_some_hash, pids))
+    for child in (child for pid in pids for child in hash_processes(pid)):
+        os.kill(child, signal.SIGKILL)
+
+    assert {one.email for one in await asyncio.gather(*logins)} == {person.email}
+    assert all(not set(hash_processes(pid)) & set(before[pid]) for pid in pids)
+
+
+def hash_processes(pid: int) -> list[int]:
+    """Return the hash processes of an instance that run."""
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [child for child in children if "hash_process" in _command(child)]
+
+
+async def _some_hash(pids: Sequence[int]) -> bool:
+    return any(hash_processes(pid) for pid in pids)
+
+
+def _command(pid: int) -> str:
+    """Return what a process was started with; a zombie has forgotten it."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""

@@ -1,52 +1,76 @@
-"""The hash pool: what cannot be done in time is refused before it costs anything, and what waits is done only while somebody waits for it."""
+"""The hash pool: what cannot be done in time is refused before it costs anything, and what waits is done only while somebody waits for it.
+
+What is hashed is hashed in another process, so the work of these tests is what can be sent to one, and leaves its traces in files.
+"""
 
 import asyncio
 import os
-import threading
+import pickle
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from services.identity import hashing
-from services.identity.hashing import NICE, HashPool, usable_cores
+from services.identity import hash_process, hashing
+from services.identity.hash_process import NICE
+from services.identity.hashing import HashPool, usable_cores
 from services.identity.passwords import Passwords
-from watchword.errors import LoginCapacityExceeded, PasswordRejected
+from tests.conftest import eventually
+from tests.hold import Hold, wait_for
+from watchword.errors import LoginCapacityExceeded, PasswordRejected, Violation
 
 PEPPER = bytes(range(32))
+NOTHING = partial(int)
+
+
+def note(path: Path, text: str = "x") -> None:
+    """Work that leaves a trace."""
+    with path.open("a") as file:
+        file.write(text)
+
+
+def reject() -> None:
+    """Work that refuses."""
+    raise PasswordRejected(violations=[Violation("password", "is too easy to guess")])
 
 
 @asynccontextmanager
-async def busy(pool: HashPool, count: int) -> AsyncIterator[threading.Event]:
-    """Have `count` pieces of work in the pool that end when the event is set, at the latest on leaving."""
-    hold = threading.Event()
-    running = [asyncio.create_task(pool.run(hold.wait, remaining=1e6)) for _ in range(count)]
+async def busy(pool: HashPool, count: int, tmp_path: Path) -> AsyncIterator[Hold]:
+    """Have `count` pieces of work in the pool that end when they are released, at the latest on leaving."""
+    hold = Hold(tmp_path / f"hold-{uuid4()}")
+    running = [asyncio.create_task(pool.run(partial(wait_for, hold.path), remaining=1e6)) for _ in range(count)]
     await asyncio.sleep(0)
     try:
         yield hold
     finally:
-        hold.set()
+        hold.release()
         await asyncio.gather(*running, return_exceptions=True)
+        hold.close()
 
 
-async def test_a_full_pool_refuses_at_once() -> None:
+async def test_a_full_pool_refuses_at_once(tmp_path: Path) -> None:
     """Whoever would wait in vain hears so before any work is done, and when to come back."""
-    done: list[int] = []
+    done = tmp_path / "done"
     async with HashPool.open(workers=1, first_guess=0.5) as pool:
-        async with busy(pool, 4):
+        async with busy(pool, 4, tmp_path):
             with pytest.raises(LoginCapacityExceeded) as refusal:
-                await pool.run(lambda: done.append(1), remaining=2.0)
+                await pool.run(partial(note, done), remaining=2.0)
             assert pool.finished == 0
 
-        assert done == []
+        assert not done.exists()
         assert pool.refused == 1
         assert refusal.value.retry_after is not None
         assert refusal.value.retry_after.total_seconds() == 2.0
         assert pool.finished == 4
-        await pool.run(lambda: done.append(1), remaining=2.0)
-        assert done == [1]
+        await pool.run(partial(note, done), remaining=2.0)
+        assert done.read_text() == "x"
 
 
 async def test_a_place_counts_before_there_is_work_for_it() -> None:
@@ -60,7 +84,7 @@ async def test_a_place_counts_before_there_is_work_for_it() -> None:
 
         assert pool.wait == 0
         with pool.admitted(remaining=2.0) as place:
-            assert await place.run(lambda: 7) == 7
+            assert await place.run(partial(int, 7)) == 7
 
 
 async def test_a_place_is_given_back_once_by_whoever_fails() -> None:
@@ -69,61 +93,57 @@ async def test_a_place_is_given_back_once_by_whoever_fails() -> None:
         with pytest.raises(ZeroDivisionError), pool.admitted(remaining=10):
             raise ZeroDivisionError
         with pytest.raises(PasswordRejected), pool.admitted(remaining=10) as place:
-            await place.run(_reject)
-        await pool.run(lambda: None, remaining=10)
+            await place.run(reject)
+        await pool.run(NOTHING, remaining=10)
 
         assert pool.present == 0
 
 
-def _reject() -> None:
-    raise PasswordRejected
-
-
-async def test_more_threads_make_a_shorter_queue() -> None:
+async def test_more_threads_make_a_shorter_queue(tmp_path: Path) -> None:
     """Two threads take the second at once."""
-    async with HashPool.open(workers=2, first_guess=1.0) as pool, busy(pool, 1):
+    async with HashPool.open(workers=2, first_guess=1.0) as pool, busy(pool, 1, tmp_path):
         assert pool.wait == 0
-        async with busy(pool, 2):
+        async with busy(pool, 2, tmp_path):
             assert pool.wait == 1.0  # the third runs next: a thread is free after one hash
 
 
-async def test_work_whose_turn_comes_too_late_is_not_begun() -> None:
+async def test_work_whose_turn_comes_too_late_is_not_begun(tmp_path: Path) -> None:
     """The queue may turn out slower than it looked."""
-    done: list[int] = []
+    done = tmp_path / "done"
     async with HashPool.open(workers=1, first_guess=0.001) as pool:
-        async with busy(pool, 1) as hold:
-            late = asyncio.create_task(pool.run(lambda: done.append(1), remaining=0.2))
+        async with busy(pool, 1, tmp_path) as hold:
+            late = asyncio.create_task(pool.run(partial(note, done), remaining=0.2))
             await asyncio.sleep(0)
             await asyncio.sleep(0.25)  # its deadline has passed
-            hold.set()
+            hold.release()
             with pytest.raises(LoginCapacityExceeded):
                 await late
 
-        assert done == []
+        assert not done.exists()
         assert pool.refused == 1
 
 
-async def test_while_others_wait_a_turn_is_judged_by_how_long_hashes_take_here() -> None:
+async def test_while_others_wait_a_turn_is_judged_by_how_long_hashes_take_here(tmp_path: Path) -> None:
     """Where other work slows the hashes down, one that begins a moment before its deadline ends after it: for nobody, and in another's stead."""
-    done: list[int] = []
+    done = tmp_path / "done"
     async with HashPool.open(workers=1) as pool:
-        await pool.run(lambda: None, remaining=10)
-        async with busy(pool, 1) as hold:
-            brief = asyncio.create_task(pool.run(lambda: done.append(1), remaining=20))
-            patient = asyncio.create_task(pool.run(lambda: done.append(2), remaining=1000))
+        await pool.run(NOTHING, remaining=10)
+        async with busy(pool, 1, tmp_path) as hold:
+            brief = asyncio.create_task(pool.run(partial(note, done), remaining=20))
+            patient = asyncio.create_task(pool.run(partial(note, done, "patient"), remaining=1000))
             await asyncio.sleep(0)
             pool.average = 60.0  # seconds
-            hold.set()
+            hold.release()
             with pytest.raises(LoginCapacityExceeded):
                 await brief
             await patient
 
-        assert done == [2]
+        assert done.read_text() == "patient"
 
 
-async def test_a_wait_is_given_some_slack() -> None:
+async def test_a_wait_is_given_some_slack(tmp_path: Path) -> None:
     """Under a flood the queue is always as long as it may be: if hashes turn out a little slower, its end must not be hashed too late."""
-    async with HashPool.open(workers=1, first_guess=1.0) as pool, busy(pool, 10):
+    async with HashPool.open(workers=1, first_guess=1.0) as pool, busy(pool, 10, tmp_path):
         pool.average = 1.0
         with pytest.raises(LoginCapacityExceeded), pool.admitted(remaining=11.5):
             pass
@@ -131,49 +151,49 @@ async def test_a_wait_is_given_some_slack() -> None:
             pass
 
 
-async def test_work_whose_caller_has_gone_is_not_done() -> None:
+async def test_work_whose_caller_has_gone_is_not_done(tmp_path: Path) -> None:
     """A cancelled call leaves its place in the queue."""
-    done: list[int] = []
+    done = tmp_path / "done"
     async with HashPool.open(workers=1, first_guess=0.01) as pool:
-        async with busy(pool, 1):
-            second = asyncio.create_task(pool.run(lambda: done.append(1), remaining=10))
+        async with busy(pool, 1, tmp_path):
+            second = asyncio.create_task(pool.run(partial(note, done), remaining=10))
             await asyncio.sleep(0)
             second.cancel()
             await asyncio.gather(second, return_exceptions=True)
-        await pool.run(lambda: None, remaining=10)
+        await pool.run(NOTHING, remaining=10)
 
-        assert done == []
+        assert not done.exists()
         assert pool.present == 0
 
 
 async def test_a_deadline_shorter_than_a_hash_is_refused_by_an_empty_pool() -> None:
     """It would be hashed for nobody."""
     async with HashPool.open(workers=1) as pool:
-        await pool.run(lambda: Passwords(PEPPER, scheme="bcrypt", cost=10), remaining=100)
+        await pool.run(partial(Passwords, PEPPER, scheme="bcrypt", cost=10), remaining=100)
         began = time.thread_time()
         Passwords(PEPPER, scheme="bcrypt", cost=10)
         cost = time.thread_time() - began
 
         with pytest.raises(LoginCapacityExceeded):
-            await pool.run(lambda: None, remaining=cost / 2)
-        await pool.run(lambda: None, remaining=100)
+            await pool.run(NOTHING, remaining=cost / 2)
+        await pool.run(NOTHING, remaining=100)
 
 
 async def test_a_pool_that_was_slow_once_does_not_refuse_for_ever() -> None:
     """A machine that slept for a minute in the middle of a hash: whoever comes next shows that it is awake."""
     async with HashPool.open(workers=1) as pool:
-        await pool.run(lambda: None, remaining=10)
+        await pool.run(NOTHING, remaining=10)
         pool.average = 60.0
 
         for _ in range(100):
-            await pool.run(lambda: None, remaining=2.0)
+            await pool.run(NOTHING, remaining=2.0)
 
         assert pool.average < 1
 
 
 async def test_the_first_hash_replaces_the_guess() -> None:
     async with HashPool.open(workers=1, first_guess=60.0) as pool:
-        await pool.run(lambda: None, remaining=100)
+        await pool.run(NOTHING, remaining=100)
 
         assert pool.average < 30
 
@@ -181,7 +201,7 @@ async def test_the_first_hash_replaces_the_guess() -> None:
 async def test_the_loop_goes_on_while_hashes_run() -> None:
     """Calls that need no hash must not wait for those that do."""
     async with HashPool.open(workers=1) as pool:
-        hashing = asyncio.create_task(pool.run(lambda: Passwords(PEPPER, scheme="bcrypt", cost=10), remaining=10))
+        hashing = asyncio.create_task(pool.run(partial(Passwords, PEPPER, scheme="bcrypt", cost=10), remaining=10))
         turns = 0
         while not hashing.done():
             await asyncio.sleep(0)
@@ -190,11 +210,201 @@ async def test_the_loop_goes_on_while_hashes_run() -> None:
         assert turns > 10
 
 
-async def test_hashes_run_at_low_priority() -> None:
-    """The event loop shares its cores with them."""
+async def test_hashes_take_what_everything_else_leaves() -> None:
+    """The event loops share their cores with them, and a core that only hashes counts as free."""
     async with HashPool.open(workers=1) as pool:
-        assert await pool.run(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), remaining=10) == NICE
-    assert os.getpriority(os.PRIO_PROCESS, 0) < NICE
+        assert await pool.run(partial(os.sched_getscheduler, 0), remaining=10) == os.SCHED_IDLE
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+async def test_where_nothing_is_idle_hashes_are_as_nice_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system may not let a process become an idle task."""
+    told: list[int] = []
+    monkeypatch.delattr(os, "SCHED_IDLE")
+    monkeypatch.setattr(os, "nice", told.append)
+
+    hash_process.step_back("idle")
+
+    assert told == [NICE["idle"]]
+
+
+async def test_a_hash_that_others_leave_nothing_for_gets_a_small_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is busy for good, nobody could log in."""
+    monkeypatch.setattr(hashing, "STARVED", 0.3)
+    async with HashPool.open(workers=1) as pool:
+        starved = await pool.run(os.getpid, remaining=10)
+        os.kill(starved, signal.SIGSTOP)
+
+        assert await pool.run(partial(os.getpriority, os.PRIO_PROCESS, 0), remaining=10) == NICE["low"]
+        assert not is_alive(starved)
+        assert await pool.run(partial(os.sched_getscheduler, 0), remaining=10) == os.SCHED_IDLE
+
+
+async def test_an_exception_of_the_work_is_the_callers() -> None:
+    """With all that it says."""
+    async with HashPool.open(workers=1) as pool:
+        with pytest.raises(PasswordRejected) as refusal:
+            await pool.run(reject, remaining=10)
+
+        assert refusal.value.violations == (Violation("password", "is too easy to guess"),)
+        assert len(pool.pids) == 1
+
+
+async def test_a_lost_process_loses_no_hash(tmp_path: Path) -> None:
+    """One that waits for work, and one that works: another process takes its place."""
+    begun, hold = tmp_path / "begun", Hold(tmp_path / "hold")
+    async with HashPool.open(workers=1) as pool:
+        first = await pool.run(os.getpid, remaining=10)
+        os.kill(first, signal.SIGKILL)
+        second = await pool.run(os.getpid, remaining=10)
+        working = asyncio.create_task(pool.run(partial(note_and_wait, begun, hold.path), remaining=60))
+        await becomes(lambda: begun.exists() and begun.read_text() != "")
+        third = int(begun.read_text())
+        os.kill(third, signal.SIGKILL)
+        hold.release()
+        fourth = await working
+
+        assert first != second
+        assert fourth not in {first, third}
+        assert fourth in pool.pids
+        assert pool.given_up == 2
+    hold.close()
+
+
+async def test_work_that_kills_its_process_is_refused_after_the_second(tmp_path: Path) -> None:
+    """It would kill one after the other."""
+    async with HashPool.open(workers=1) as pool:
+        with pytest.raises(LoginCapacityExceeded):
+            await pool.run(partial(note_and_die, tmp_path / "died"), remaining=60)
+
+        assert (tmp_path / "died").read_text() == "xx"
+        assert await pool.run(partial(int, 7), remaining=10) == 7
+
+
+async def test_a_process_that_says_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that hang must not be fewer for ever."""
+    monkeypatch.setattr(hashing, "STARVED", 0.2)
+    monkeypatch.setattr(hashing, "HANG", 0.2)
+    async with HashPool.open(workers=1) as pool:
+        with pytest.raises(LoginCapacityExceeded):
+            await pool.run(signal.pause, remaining=60)
+
+        assert pool.pids == []
+        assert await pool.run(partial(int, 7), remaining=10) == 7
+
+
+async def test_without_a_process_to_be_had_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is out of memory says so as one that is busy."""
+
+    def none_left(*_: object, **__: object) -> None:
+        raise BlockingIOError
+
+    async with HashPool.open(workers=1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", none_left)
+            with pytest.raises(LoginCapacityExceeded):
+                await pool.run(NOTHING, remaining=10)
+
+        assert await pool.run(partial(int, 7), remaining=10) == 7
+
+
+async def test_what_cannot_be_sent_takes_no_place() -> None:
+    """A mistake in the code of a caller must not make the queue longer for good."""
+    async with HashPool.open(workers=1) as pool:
+        with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+            await pool.run(lambda: None, remaining=10)
+
+        assert pool.present == 0
+        assert await pool.run(partial(int, 7), remaining=10) == 7
+
+
+async def test_a_closed_pool_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Not even one that is in the middle of a hash; whoever waits for it hears that it ended."""
+    hold = Hold(tmp_path / "hold")
+    async with HashPool.open(workers=2) as pool:
+        idle = await pool.run(os.getpid, remaining=10)
+        waiting = [asyncio.create_task(pool.run(partial(wait_for, hold.path), remaining=100)) for _ in range(2)]
+        await becomes(lambda: len(pool.pids) == 2)
+        pids = pool.pids
+    hold.close()
+
+    assert idle in pids
+    assert not any(is_alive(pid) for pid in pids)
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True))
+
+
+async def test_who_is_killed_leaves_no_process_behind() -> None:
+    """The pipe ends with the process at its other end, however that ends."""
+    pipe = asyncio.subprocess.PIPE
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, stdout=pipe, cwd=Path(hashing.__file__).parents[2])
+    assert parent.stdout
+    child = int(await parent.stdout.readline())
+    assert is_alive(child)
+
+    parent.kill()
+    await parent.wait()
+
+    await becomes(lambda: not is_alive(child))
+
+
+async def test_signals_to_the_group_are_for_the_service() -> None:
+    """Ctrl-C in a terminal reaches the hash processes, too; the service drains, and hashes while it does."""
+    async with HashPool.open(workers=1) as pool:
+        pid = await pool.run(os.getpid, remaining=10)
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+
+        assert await pool.run(os.getpid, remaining=10) == pid
+
+
+async def test_hash_processes_are_told_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they need comes with the work."""
+    monkeypatch.setenv("SECURITY_SALT", "secret")
+    async with HashPool.open(workers=1) as pool:
+        assert await pool.run(partial(os.getenv, "SECURITY_SALT"), remaining=10) is None
+
+
+PARENT = """
+import asyncio, os
+from services.identity.hashing import HashPool
+
+async def main():
+    async with HashPool.open(workers=1) as pool:
+        print(await pool.run(os.getpid, remaining=10), flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def note_and_wait(path: Path, hold: Path) -> int:
+    """Work that leaves its process id, waits, and returns it."""
+    note(path, str(os.getpid()))
+    wait_for(hold)
+    return os.getpid()
+
+
+def note_and_die(path: Path) -> None:
+    """Work that leaves a trace and ends its process."""
+    note(path)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def becomes(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+
+    async def ask() -> bool:
+        return condition()
+
+    await eventually(ask)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(("said", "usable"), [("150000 100000", 1), ("50000 100000", 1), ("200000 100000", 2), ("max 100000", 8), ("", 8)])

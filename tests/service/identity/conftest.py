@@ -365,9 +365,10 @@ async def serving_identity(settings: IdentitySettings, clock: Clock) -> AsyncIte
     about what else the machine does.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashing, "NICE", 0)
+        patch.setattr(hashing, "PRIORITIES", ("normal", "low"))
         patch.setattr(Redis, "open", partial(Redis.open, timeout=PATIENCE))
         async with _serving(settings, clock) as served:
+            patch.undo()  # who is served later by other tests is served as always
             yield served
 
 

@@ -1,7 +1,8 @@
 """Login: one answer for every failure, sessions for who proved themselves."""
 
 import asyncio
-import threading
+from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -9,6 +10,7 @@ import pytest
 
 from services.identity.passwords import Passwords
 from services.identity.service import assembled
+from tests.hold import Hold, wait_for
 from tests.service.identity.conftest import OTHER_PASSWORD, PASSWORD, TENANT, Stack, gather, serving_identity
 from watchword.errors import (
     DependencyUnavailable,
@@ -236,12 +238,12 @@ async def test_without_rbac_nobody_gets_a_session_without_roles(stack: Stack) ->
     assert await stack.failures(user.id) == []
 
 
-async def test_too_many_at_once_hear_so_at_once(stack: Stack) -> None:
+async def test_too_many_at_once_hear_so_at_once(stack: Stack, tmp_path: Path) -> None:
     """Beyond what can be hashed in time, a login is refused before anything is read, counted or hashed: the accounts are locked away meanwhile."""
     email, client = stack.email(), stack.client()
     await stack.account(email=email)
-    hold, pool = threading.Event(), stack.identity.pool
-    blocked = [asyncio.create_task(pool.run(hold.wait, remaining=1e6)) for _ in range(900)]
+    hold, pool = Hold(tmp_path / "hold"), stack.identity.pool
+    blocked = [asyncio.create_task(pool.run(partial(wait_for, hold.path), remaining=1e6)) for _ in range(900)]
     await asyncio.sleep(0)
     refused, hashed = pool.refused, pool.finished
     locker = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
@@ -250,8 +252,9 @@ async def test_too_many_at_once_hear_so_at_once(stack: Stack) -> None:
         outcomes = await gather(*(stack.login(email, "wrong" * 5, client=client) for _ in range(15)))
     finally:
         await locker.close()
-        hold.set()
+        hold.release()
         await asyncio.gather(*blocked)
+        hold.close()
 
     assert {type(outcome) for outcome in outcomes} == {LoginCapacityExceeded}
     assert all(outcome.retry_after.total_seconds() >= 1 for outcome in outcomes)
