@@ -120,7 +120,7 @@ class Extent:
     def of(cls, *, quick: bool) -> "Extent":
         """Return the quick extent or the full one."""
         if quick:
-            return cls(True, 1, 1.0, 800, 40, (0, 100_000), (200,), 0.5, (1_000, 20_000), 200, 1.5)
+            return cls(True, 1, 0.5, 400, 25, (0, 100_000), (200,), 0.3, (1_000, 20_000), 100, 1.0)
         return cls(False, 5, 3.0, 3_300, 300, (0, 100_000, 1_000_000), (1_000, 2_000), 2.0, (1_000, 1_000_000), 600, 8.0)
 
 

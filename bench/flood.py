@@ -49,7 +49,7 @@ class Scene:
 async def flood(bench: Bench) -> list[Figure]:
     """Flood it twice, apart and shared."""
     suite, figures = await bench.suites.get(), list[Figure]()
-    lengths = {"apart": 4.0, "shared": 4.0} if bench.extent.quick else {"apart": 30.0, "shared": 20.0}
+    lengths = {"apart": 3.0, "shared": 3.0} if bench.extent.quick else {"apart": 30.0, "shared": 20.0}
     async with hashing(bench) as worker, _scene(bench, suite) as scene:
         suite.arrange("identity")
         raw = await raw_hashes(worker, 4 if bench.extent.quick else 12)
@@ -94,7 +94,7 @@ async def _paced(scene: Scene, found: Verifying, most: float) -> None:
 
 
 def _slice(scene: Scene) -> float:
-    return 0.8 if scene.bench.extent.quick else 2.5
+    return 0.6 if scene.bench.extent.quick else 2.5
 
 
 async def _idle(scene: Scene) -> Verifying:

@@ -66,7 +66,7 @@ async def _lanes(bench: Bench, suite: Suite) -> AsyncIterator[dict[str, Lane]]:
 
 
 async def _measured(bench: Bench, lanes: dict[str, Lane]) -> dict[str, Measured]:
-    rounds, seconds = (1, 0.5) if bench.extent.quick else (2, 2.5)
+    rounds, seconds = (1, 0.3) if bench.extent.quick else (2, 2.5)
     for lane in lanes.values():
         await lane.closed(WARM_UP_SECONDS)
     found = {name: Measured([], []) for name in lanes}
@@ -85,7 +85,7 @@ async def _measured(bench: Bench, lanes: dict[str, Lane]) -> dict[str, Measured]
 
 async def _curves(bench: Bench, lanes: dict[str, Lane], measured: dict[str, Measured]) -> list[Figure]:
     """Measure answers of VerifyToken at other loads; a quick run measures one."""
-    seconds = 0.5 if bench.extent.quick else 2.0
+    seconds = 0.3 if bench.extent.quick else 2.0
     figures = []
     for way in WAYS:
         most = median(one.rate for one in measured[f"verify.{way}"].most)

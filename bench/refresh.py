@@ -51,7 +51,7 @@ async def refresh(bench: Bench) -> list[Figure]:
     """Measure both, beside an echo and a signature."""
     suite, extent, stack = await bench.suites.get(), bench.extent, bench.stack
     suite.arrange("token")
-    rounds, seconds = (1, 1.0) if extent.quick else (3, 2.5)
+    rounds, seconds = (1, 0.6) if extent.quick else (3, 2.5)
     found: dict[str, list[Sample]] = {name: [] for name in ("RefreshToken", "RefreshSession", "echo", "sign")}
     costs: list[dict[str, int]] = []
     async with AsyncExitStack() as running:

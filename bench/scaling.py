@@ -19,7 +19,7 @@ WARM_UP_SECONDS = 0.4  # each instance must have met the token and its asker twi
 async def scaling(bench: Bench) -> list[Figure]:
     """Measure VerifyToken through Envoy while the suite is scaled up and down; all instances and Envoy share one core, as there is no other."""
     suite, requests = await bench.suites.get(), bench.stack.home / "scaling"
-    rounds, seconds = (1, 0.8) if bench.extent.quick else (3, 2.5)
+    rounds, seconds = (1, 0.5) if bench.extent.quick else (3, 2.5)
     write_requests(requests, [question(bench.stack.signer.user_token()).SerializeToString()])
     found: dict[int, list[Timed]] = {count: [] for count in COUNTS}
     async with AsyncExitStack() as running:

@@ -127,7 +127,7 @@ class Stack:
         """Run a gRPC server while inside; it reads its address from GRPC_ADDRESS."""
         port = reserve_any()
         address, log = f"{HOST}:{port.port}", self.home / f"{name}.log"
-        child = Child(Command(command, {**environment, "GRPC_ADDRESS": address}, ROOT), log)
+        child = Child(Command(command, {**environment, "GRPC_ADDRESS": address}, ROOT, signal.SIGKILL), log)  # nobody waits for what it would finish
         port.release()
         began = time.monotonic()
         async with _running(child, grpc_serving(HOST, port.port), core=core):

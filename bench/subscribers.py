@@ -7,8 +7,6 @@ from bench.figures import Bench, Figure, at_least
 from bench.machine import MIB, cpu_nanoseconds, resident_bytes
 from bench.slices import Spread
 
-WATCHED = 5.0  # seconds
-
 
 async def subscribers(bench: Bench) -> list[Figure]:
     """Add idle subscribers to one instance, and watch."""
@@ -22,7 +20,7 @@ async def subscribers(bench: Bench) -> list[Figure]:
         for count in bench.extent.subscribers:
             opened = await crowd.ask(count=count)
             began, before = time.monotonic(), cpu_nanoseconds(instance.pid)
-            await asyncio.sleep(WATCHED)
+            await asyncio.sleep(1.5 if bench.extent.quick else 5.0)
             share = (cpu_nanoseconds(instance.pid) - before) / 1e9 / (time.monotonic() - began)
             after = await crowd.ask(count=count)
             resident = resident_bytes(instance.pid)
