@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
+from itertools import count
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
@@ -371,11 +373,7 @@ class Database:
                 if kept is None:
                     outcome = await effect(change)
                     crashpoint("change.after_effect")
-                    await record(connection, self._schema, call, change.events)
-                    crashpoint("change.after_audit")
-                    if call.once is not None:
-                        await self._keep(connection, call, call.once, msgspec.json.encode(outcome))
-                    posted = [Posted(await connection.fetchval(_POST, *notice), *notice) for notice in change.notices]
+                    posted = await self.book(change, None if call.once is None else msgspec.json.encode(outcome))
                     crashpoint("change.before_commit")
         except NotFound:
             await self.settle(call)  # that it is gone is an answer too
@@ -431,7 +429,7 @@ class Database:
     async def note(self, call: Call, *events: AuditEvent) -> None:
         """Write audit rows of something that changed nothing, such as a refusal."""
         async with self.transaction() as connection:
-            await record(connection, self._schema, call, events)
+            await self.book(Change(connection, call, list(events)), None)
 
     async def _claim(self, connection: Connection, call: Call, once: Once) -> bytes | None:
         """Take the request_id for this call, or return what was kept under it. Waits for a running twin."""
@@ -446,16 +444,27 @@ class Database:
             raise IdempotencyConflict
         return self._sealer.open(row["result"], bound_to=_binding(call, once))
 
-    async def _keep(self, connection: Connection, call: Call, once: Once, encoded: bytes) -> None:
-        sealed = self._sealer.seal(encoded, bound_to=_binding(call, once))
-        await connection.execute(_KEEP, call.caller.tenant_id, call.caller.id, once.request_id, sealed)
+    async def book(self, change: Change, result: bytes | None) -> list[Posted]:
+        """Write all that goes with an effect, in one statement: its audit rows, `result` under the request_id, and what instances must be told."""
+        call, once, columns = change.call, change.call.once, list[object]()
+        if change.events:
+            columns += map(list, zip(*(_audit_row(self._schema, call, event) for event in change.events), strict=True))
+        if result is not None and once is not None:
+            sealed = self._sealer.seal(result, bound_to=_binding(call, once))
+            columns += [call.caller.tenant_id, call.caller.id, once.request_id, sealed]
+        if change.notices:
+            columns += map(list, zip(*change.notices, strict=True))
+        if not columns:
+            return []
+        booking = _booking(audits=bool(change.events), keeps=result is not None and once is not None, posts=bool(change.notices))
+        rows = await change.connection.fetch(booking, *columns)
+        return [Posted(row["id"], *notice) for row, notice in zip(rows, change.notices, strict=True)] if change.notices else []
 
     async def forget_requests(self) -> None:
         """Delete request records older than 24 hours."""
         await self.execute("DELETE FROM request WHERE create_time < now() - interval '24 hours'")
 
 
-_POST = "INSERT INTO change (payload, takes_away) VALUES ($1, $2) RETURNING id"
 _CLAIM = """
     INSERT INTO request AS r (tenant_id, caller_id, request_id, method, fingerprint, create_time)
     VALUES ($1, $2, $3, $4, $5, $6)
@@ -466,37 +475,61 @@ _CLAIM = """
 """
 _KEPT = "SELECT method, fingerprint, result FROM request WHERE tenant_id = $1 AND caller_id = $2 AND request_id = $3"
 _KEPT_RECENTLY = f"{_KEPT} AND create_time > now() - interval '24 hours'"
-_KEEP = "UPDATE request SET result = $4 WHERE tenant_id = $1 AND caller_id = $2 AND request_id = $3"
-_RECORD = """
-    INSERT INTO suite.audit_event
-        (id, tenant_id, event_time, context, type, outcome, actor_type, actor_id, target_type, target_id, address, request_id, details)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-"""
+_AUDIT_COLUMNS = {
+    "id": "uuid",
+    "tenant_id": "uuid",
+    "event_time": "timestamptz",
+    "context": "text",
+    "type": "text",
+    "outcome": "text",
+    "actor_type": "text",
+    "actor_id": "text",
+    "target_type": "text",
+    "target_id": "text",
+    "address": "text",
+    "request_id": "text",
+    "details": "jsonb",
+}
+
+
+@cache
+def _booking(*, audits: bool, keeps: bool, posts: bool) -> str:
+    """Return the statement that writes what goes with an effect. It returns the ids of what is posted, in the order of the notices."""
+    numbers, parts = count(1), list[str]()
+    if audits:
+        arrays = ", ".join(f"${next(numbers)}::{kind}[]" for kind in _AUDIT_COLUMNS.values())
+        parts.append(f"audited AS (INSERT INTO suite.audit_event ({', '.join(_AUDIT_COLUMNS)}) SELECT * FROM unnest({arrays}))")  # noqa: S608
+    if keeps:
+        key = " AND ".join(f"{column} = ${next(numbers)}" for column in ("tenant_id", "caller_id", "request_id"))
+        parts.append(f"kept AS (UPDATE request SET result = ${next(numbers)} WHERE {key})")  # noqa: S608
+    if posts:
+        notices = f"unnest(${next(numbers)}::text[], ${next(numbers)}::boolean[]) WITH ORDINALITY AS notice (payload, takes_away, place)"
+        parts.append(
+            f"posted AS (INSERT INTO change (payload, takes_away) SELECT payload, takes_away FROM {notices} ORDER BY place RETURNING id)"  # noqa: S608
+        )
+    return f"WITH {', '.join(parts)} SELECT {'id FROM posted ORDER BY id' if posts else '1'}"  # noqa: S608  (of words that are written here)
 
 
 def _binding(call: Call, once: Once) -> bytes:
     return b"|".join((call.caller.tenant_id.bytes, call.caller.id.encode(), once.request_id.bytes))
 
 
-async def record(connection: Connection, context: str, call: Call, events: Sequence[AuditEvent]) -> None:
-    """Insert audit rows."""
-    for event in events:
-        await connection.execute(
-            _RECORD,
-            new_id(),
-            event.tenant_id or call.caller.tenant_id,
-            datetime.now(UTC),
-            context,
-            event.type,
-            event.outcome,
-            event.actor_type or call.caller.kind.value,
-            event.actor_id or call.caller.id,
-            event.target_type,
-            event.target_id,
-            call.address,
-            call.request_id,
-            msgspec.json.encode(event.details).decode(),
-        )
+def _audit_row(context: str, call: Call, event: AuditEvent) -> tuple[object, ...]:
+    return (
+        new_id(),
+        event.tenant_id or call.caller.tenant_id,
+        datetime.now(UTC),
+        context,
+        event.type,
+        event.outcome,
+        event.actor_type or call.caller.kind.value,
+        event.actor_id or call.caller.id,
+        event.target_type,
+        event.target_id,
+        call.address,
+        call.request_id,
+        msgspec.json.encode(event.details).decode(),
+    )
 
 
 async def bump(connection: Connection, tenant_id: TenantId) -> int:

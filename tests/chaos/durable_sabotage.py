@@ -12,7 +12,7 @@ from services.chassis.call import Call
 from services.chassis.coherence import Coherence
 from services.chassis.crashpoint import crashpoint
 from services.chassis.fanout import Fanout
-from services.chassis.postgres import Change, Connection, Database, Posted, record
+from services.chassis.postgres import Change, Connection, Database
 from services.identity.codes import CodeKind, Redeemed
 from services.identity.store.accounts import AccountStore
 from services.identity.store.outbox import TaskStore
@@ -35,7 +35,7 @@ def keep_the_books_apart(*, audit: bool, request: bool) -> None:
             inside = Change(connection, call)
             outcome = await effect(inside)
             await _book(self, connection, inside, outcome, audit=not audit, request=not request)
-            posted = [Posted(await connection.fetchval(_POST, *notice), *notice) for notice in inside.notices]
+            posted = await self.book(Change(connection, call, notices=inside.notices), None)
         crashpoint("change.after_commit")
         async with self.transaction() as connection:
             await _book(self, connection, inside, outcome, audit=audit, request=request)
@@ -46,16 +46,12 @@ def keep_the_books_apart(*, audit: bool, request: bool) -> None:
     Database.change = change  # type: ignore[method-assign]
 
 
-_POST = "INSERT INTO change (payload, takes_away) VALUES ($1, $2) RETURNING id"
-
-
 async def _book(database: Database, connection: Connection, change: Change, outcome: object, *, audit: bool, request: bool) -> None:
     call = change.call
-    if audit:
-        await record(connection, database.schema, call, change.events)
     if request and call.once is not None:
         await database._claim(connection, call, call.once)
-        await database._keep(connection, call, call.once, msgspec.json.encode(outcome))
+    kept = msgspec.json.encode(outcome) if request and call.once is not None else None
+    await database.book(Change(connection, call, change.events if audit else []), kept)
 
 
 def believe_lost_commits() -> None:

@@ -36,7 +36,7 @@ MOST, REST = 140, 60  # where a row is of two kinds of writes
 AT_ONCE = 6  # instances that die together
 WAVE = 50  # calls at once
 
-IN_TRANSACTION = ("change.after_effect", "change.after_audit", "change.before_commit")
+IN_TRANSACTION = ("change.after_effect", "change.before_commit")
 CHANGE = ("change.before_begin", *IN_TRANSACTION, "change.after_commit", "change.after_fanout")
 FANOUT = ("fanout.after_publish", "fanout.before_delete")
 ALL = Tally()  # of all rows

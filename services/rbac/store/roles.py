@@ -85,7 +85,8 @@ class RoleWrites(PolicyTransaction):
         """Write a new role with its parents."""
         values = (role.id, role.name, role.description, role.permissions, role.version, role.create_time, role.update_time)
         await self._write(self._INSERT_ROLE, *values, only_gives=True)
-        await self._write(self._INSERT_PARENTS, role.id, role.parent_ids, only_gives=True)
+        if role.parent_ids:
+            await self._write(self._INSERT_PARENTS, role.id, role.parent_ids, only_gives=True)
 
     _UPDATE_ROLE = """
         UPDATE role SET name = $3, description = $4, permissions = $5, version = $6, update_time = $7

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services.chassis.audit import AuditEvent
 from services.chassis.crashpoint import crashpoint
-from services.chassis.postgres import Change, Row, bump
+from services.chassis.postgres import Change, Row
 from services.chassis.tenancy import TenantId
 from services.rbac.holdings import Holdings, in_snapshot
 from services.rbac.memory import Touched
@@ -47,8 +47,13 @@ class PolicyTransaction:
         """Wait for the tenant's other changes of policy. Other contexts' changes are not waited for: the shared counter is bumped late."""
         self.policy = int(await self._connection.fetchval(self._LOCK, self._tenant_id))
 
-    _STAMP = "UPDATE policy SET revision = $2 WHERE tenant_id = $1"
-    _RECORD = "INSERT INTO policy_change (tenant_id, revision, previous, subjects) VALUES ($1, $2, $3, $4)"
+    # One statement, because the tenant's changes in all contexts wait for one another from here until the commit.
+    _SEAL = """
+        WITH bumped AS (SELECT suite.bump_revision($1) AS revision),
+        stamped AS (UPDATE policy SET revision = bumped.revision FROM bumped WHERE tenant_id = $1),
+        recorded AS (INSERT INTO policy_change (tenant_id, revision, previous, subjects) SELECT $1, revision, $2, $3 FROM bumped)
+        SELECT revision FROM bumped
+    """
 
     async def seal(self) -> int:
         """Return the tenant's revision with this change in it: a new one, of which all instances are told, unless nothing was changed."""
@@ -56,10 +61,8 @@ class PolicyTransaction:
             if self._takes_away:
                 self._change.settle()  # what it should have taken away was gone, perhaps by a change that is still on its way to others
             return int((await self._connection.fetchrow(FIND_STATE, self._tenant_id))["revision"])
-        revision = await bump(self._connection, self._tenant_id)
+        revision: int = await self._connection.fetchval(self._SEAL, self._tenant_id, self.policy, self._affected_texts())
         crashpoint("policy.after_bump")
-        await self._connection.execute(self._STAMP, self._tenant_id, revision)
-        await self._connection.execute(self._RECORD, self._tenant_id, revision, self.policy, self._affected_texts())
         self._change.tell(encode(self._tenant_id, revision, self.policy, self.touched), takes_away=self._takes_away)
         return revision
 

@@ -86,7 +86,7 @@ class RevocationStore:
         await self._database.execute(self.SWEEP)
 
 
-_LINE_UP = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
+_LINE_UP = "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest($1::text[]) AS name"  # in the order of the array
 
 
 async def line_up(connection: Connection, tenant_id: UUID, keys: Sequence[UUID]) -> None:
@@ -95,8 +95,7 @@ async def line_up(connection: Connection, tenant_id: UUID, keys: Sequence[UUID])
     Whichever comes second then sees the first: a revocation ends the session, or the session is born ended. Every change takes these locks
     first, in order of their names; then sessions; then the tenant's revision. So none waits in a circle.
     """
-    for name in sorted(f"{tenant_id}/{key}" for key in keys):
-        await connection.execute(_LINE_UP, name)
+    await connection.execute(_LINE_UP, sorted(f"{tenant_id}/{key}" for key in keys))
 
 
 # The first revocation of a token or session stands. Of subjects, clients and tenants the later revision wins, and the revision that spares nobody

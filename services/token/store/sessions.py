@@ -30,17 +30,19 @@ class SessionStore:
         "s.id, s.tenant_id, s.subject, s.client_id, s.kind, s.scopes, s.audience, s.acr, s.auth_time, s.address, s.user_agent,"
         " s.create_time, s.last_used_time, s.expire_time"
     )
-    _INSERT_SESSION = """
-        INSERT INTO session (id, tenant_id, subject, client_id, kind, scopes, audience, acr, auth_time, address, user_agent,
-                             create_time, last_used_time, expire_time, end_time, end_cause)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+    _OPEN = """
+        WITH judged AS (
+            SELECT EXISTS (SELECT 1 FROM revocation
+                           WHERE tenant_id = $2 AND key = ANY($18::uuid[]) AND kind IN ('subject', 'client', 'tenant')
+                             AND (greatest(revision, spared_revision) > $19 OR issued_before > $12)) AS is_revoked
+        ), opened AS (
+            INSERT INTO session (id, tenant_id, subject, client_id, kind, scopes, audience, acr, auth_time, address, user_agent,
+                                 create_time, last_used_time, expire_time, end_time, end_cause)
+            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                   CASE WHEN is_revoked THEN $12 END, CASE WHEN is_revoked THEN 'revoked' END FROM judged
+        )
+        INSERT INTO refresh_token (digest, session_id, issue_time, expire_time) VALUES ($15, $1, $16, $17)
     """
-    _IS_REVOKED = """
-        SELECT EXISTS (SELECT 1 FROM revocation
-                       WHERE tenant_id = $1 AND key = ANY($2::uuid[]) AND kind IN ('subject', 'client', 'tenant')
-                         AND (greatest(revision, spared_revision) > $3 OR issued_before > $4))
-    """
-    _INSERT_REFRESH = "INSERT INTO refresh_token (digest, session_id, issue_time, expire_time) VALUES ($1, $2, $3, $4)"
 
     async def insert_session(
         self, call: Call, session: Session, refresh: RefreshRecord, *, revision: int, result: T, kind: type[T], event: AuditEvent
@@ -53,10 +55,8 @@ class SessionStore:
 
         async def effect(change: Change) -> T:
             await _line_up(change.connection, session.tenant_id, owners)
-            named = [*owners, session.tenant_id]
-            is_revoked = await change.connection.fetchval(self._IS_REVOKED, session.tenant_id, named, revision, session.create_time)
-            await change.connection.execute(
-                self._INSERT_SESSION,
+            await change.connection.execute(  # a statement of its own, which sees what the locks waited for
+                self._OPEN,
                 session.id,
                 session.tenant_id,
                 session.subject,
@@ -71,18 +71,17 @@ class SessionStore:
                 session.create_time,
                 session.last_used_time,
                 session.expire_time,
-                session.create_time if is_revoked else None,
-                "revoked" if is_revoked else None,
+                refresh.digest,
+                refresh.issue_time,
+                refresh.expire_time,
+                [*owners, session.tenant_id],
+                revision,
             )
             crashpoint("session.after_insert")
-            await self._insert_refresh(change.connection, session.id, refresh)
             change.audit(event)
             return result
 
         return await self._database.change(call, kind, effect)
-
-    async def _insert_refresh(self, connection: Connection, session_id: UUID, refresh: RefreshRecord) -> None:
-        await connection.execute(self._INSERT_REFRESH, refresh.digest, session_id, refresh.issue_time, refresh.expire_time)
 
     # One statement decides who redeems: of many at once, exactly one finds used_time NULL. A foreign client finds nothing, and burns nothing.
     _REDEEM = f"""
@@ -97,7 +96,10 @@ class SessionStore:
         WHERE r.digest = $1 AND r.used_time IS NOT NULL AND s.end_time IS NULL AND s.client_id IS NOT DISTINCT FROM $2
         FOR UPDATE OF s
     """
-    _TOUCH_SESSION = "UPDATE session SET last_used_time = $2 WHERE id = $1 AND end_time IS NULL"
+    _SUCCEED = """
+        WITH touched AS (UPDATE session SET last_used_time = $2 WHERE id = $1 AND end_time IS NULL RETURNING id)
+        INSERT INTO refresh_token (digest, session_id, issue_time, expire_time) SELECT $3, id, $4, $5 FROM touched
+    """
 
     async def redeem(
         self,
@@ -117,8 +119,8 @@ class SessionStore:
                 crashpoint("refresh.after_use")
                 session = _session(row)
                 refresh, redemption = succeed(session)
-                await self._insert_refresh(change.connection, session.id, refresh)
-                if await change.connection.execute(self._TOUCH_SESSION, session.id, now) != "UPDATE 1":
+                times = refresh.issue_time, refresh.expire_time
+                if await change.connection.execute(self._SUCCEED, session.id, now, refresh.digest, *times) != "INSERT 0 1":
                     raise TokenInvalid  # the session ended in this very moment; a revocation by time would not know of this token
                 change.audit(AuditEvent("refresh_token_redeemed", "session", str(session.id), tenant_id=TenantId(session.tenant_id)))
                 return Outcome(redemption=redemption)
@@ -210,15 +212,17 @@ class SessionStore:
         await self._database.execute(self._SWEEP)
 
 
-_LINE_UP = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
-_LINE_UP_WITH_OTHERS = "SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 0))"
+_LINE_UP = """
+    SELECT CASE WHEN name = $2 THEN pg_advisory_xact_lock_shared(hashtextextended(name, 0))::text
+                ELSE pg_advisory_xact_lock(hashtextextended(name, 0))::text END
+    FROM unnest($1::text[]) AS name
+"""
 
 
 async def _line_up(connection: Connection, tenant_id: UUID, owners: list[UUID]) -> None:
     """Take the locks of `line_up` for a login, in the same order: the tenant's together with other logins, which need not wait for one another."""
     own, whole = (f"{tenant_id}/{owner}" for owner in owners), f"{tenant_id}/{tenant_id}"
-    for name in sorted([*own, whole]):
-        await connection.execute(_LINE_UP_WITH_OTHERS if name == whole else _LINE_UP, name)
+    await connection.execute(_LINE_UP, sorted([*own, whole]), whole)
 
 
 def _session(row: Row) -> Session:

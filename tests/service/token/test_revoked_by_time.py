@@ -110,7 +110,7 @@ async def test_a_revocation_by_time_sees_a_refresh_that_is_just_before_it(token:
     session = await old_session(token, subject=subject)
     async with held(token, "LOCK TABLE audit_event IN EXCLUSIVE MODE") as until_waits:
         refreshing = asyncio.create_task(refresh(token, session.refresh_token, at=1))
-        await until_waits("INSERT INTO suite.audit_event")
+        await until_waits("WITH audited")
         revoking = asyncio.create_task(revoke_before(token, datetime.now(UTC) - HALF_AN_HOUR, subject=subject))
         await until_waits("WITH ended")
     young = (await refreshing).tokens
@@ -129,7 +129,7 @@ async def test_a_refresh_sees_a_revocation_by_time_that_is_just_before_it(token:
         revoking = asyncio.create_task(revoke_before(token, datetime.now(UTC) - HALF_AN_HOUR, subject=subject))
         await until_waits("SELECT suite.bump_revision")
         refreshing = asyncio.create_task(refused(refresh(token, session.refresh_token, at=1)))
-        await until_waits("UPDATE session")
+        await until_waits("WITH touched")
     await revoking
 
     assert type(await refreshing) is TokenInvalid
