@@ -18,7 +18,7 @@ from bench.flood_figures import SERVED, SHARE, Flooded, Verifying, figures_of
 from bench.lanes import Lane, instance
 from bench.load import write_requests
 from bench.login import hashing, rate, raw_hashes
-from bench.machine import cpu_nanoseconds, family, keep_on, resident_bytes
+from bench.machine import cpu_nanoseconds, keep_on, resident_bytes
 from bench.people import people
 from bench.questions import verify_requests
 from bench.slices import WARM_UP_SECONDS
@@ -29,6 +29,7 @@ ACCOUNTS = 12  # one account's logins under way at once are counted as guesses u
 PATIENCE = 4.0  # seconds: the deadline of each login
 CALLERS = 16
 HASHES, LOGINS = "watchword_identity_hashes_total", "watchword_identity_logins_total"
+HASH_CPU, HASH_MEMORY = "watchword_identity_hash_cpu_seconds_total", "watchword_identity_hash_memory_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,30 +111,35 @@ async def _idle(scene: Scene) -> Verifying:
 
 async def _flooded(scene: Scene, asked: float, most: float, seconds: float) -> Flooded:
     """Flood, and verify meanwhile: as fast as possible in the first half, at a share of the idle maximum in the second."""
-    pids, verifying, before = family(scene.suite.one("identity").pid or 0), Verifying([], []), await _counts(scene)
-    resident, cpu, began = [resident_bytes(*pids)], cpu_nanoseconds(*pids), time.monotonic()
+    verifying, before, resident, began = Verifying([], []), await _counts(scene), [await _resident(scene)], time.monotonic()
     job = scene.logins.job(rate=asked, seconds=seconds, seed=1, split=seconds / 2) | {"limit": PATIENCE}
     storm, at_end = asyncio.ensure_future(scene.logins.worker.ask(**job)), asyncio.ensure_future(_counts(scene, at=began + seconds))
     last = _slice(scene) * 1.2  # what begins later than that would not end within its half
     try:
         while time.monotonic() < began + seconds / 2 - last:
             await _most(scene, verifying)
-            resident.append(resident_bytes(*pids))
+            resident.append(await _resident(scene))
         await asyncio.sleep(max(0.0, began + seconds / 2 - time.monotonic()))
         while time.monotonic() < began + seconds - last:
             await _paced(scene, verifying, most)
-            resident.append(resident_bytes(*pids))
-        after, lasted, spent = await at_end, time.monotonic() - began, (cpu_nanoseconds(*pids) - cpu) / 1e9
+            resident.append(await _resident(scene))
+        after, lasted = await at_end, time.monotonic() - began
         told = await storm
     finally:
         storm.cancel()
         at_end.cancel()
-    resident.append(resident_bytes(*pids))
-    served, hashed = (now - earlier for now, earlier in zip(after, before, strict=True))
+    resident.append(await _resident(scene))
+    served, hashed, spent = (now - earlier for now, earlier in zip(after, before, strict=True))
     return Flooded(told["told"], told["later"], asked, lasted, served, hashed, spent, resident, verifying)
 
 
-async def _counts(scene: Scene, *, at: float = 0.0) -> tuple[float, float]:
-    """Return how many logins identity has served, and how many passwords it has hashed, at a moment or now."""
+async def _counts(scene: Scene, *, at: float = 0.0) -> tuple[float, float, float]:
+    """Return how many logins identity has served, how many passwords it has hashed, and its seconds of CPU, at a moment or now."""
     await asyncio.sleep(max(0.0, at - time.monotonic()))
-    return await total(scene.identity, LOGINS, outcome="SUCCEEDED"), await total(scene.identity, HASHES)
+    cpu = cpu_nanoseconds(scene.suite.one("identity").pid or 0) / 1e9 + await total(scene.identity, HASH_CPU)
+    return await total(scene.identity, LOGINS, outcome="SUCCEEDED"), await total(scene.identity, HASHES), cpu
+
+
+async def _resident(scene: Scene) -> int:
+    """Return what identity holds in memory, its hash processes included. Those come and go, so that it says itself what they hold."""
+    return resident_bytes(scene.suite.one("identity").pid or 0) + int(await total(scene.identity, HASH_MEMORY))

@@ -111,15 +111,17 @@ class Lane:
         failed = {outcome: one["count"] for outcome, one in told.items()}
         if self.counted and not failed and (own := await self._count() - counted) != right["count"]:
             raise BenchError(f"the instances counted {own} calls of {self.method} that ended with OK, the load {right['count']}")
-        cost = {name: after[name] - before[name] for name in after}
+        if any(before[name].keys() - after[name].keys() for name in after):
+            raise BenchError("a process ended while its CPU was measured")
+        cost = {name: sum(now - before[name].get(pid, 0) for pid, now in pids.items()) for name, pids in after.items()}
         times = {name: right[name] for name in ("p50", "p95", "p99")}
         return Timed(right["count"], answer["seconds"], **times, late=answer["late"], cpu=cost, failed=failed)
 
     async def _count(self) -> int:
         return sum([await answered(metrics, self.method) for metrics in self.counted])
 
-    def _cpu(self) -> dict[str, int]:
-        return {name: cpu_nanoseconds(*family(pid)) for name, pid in self.pids.items()}
+    def _cpu(self) -> dict[str, dict[int, int]]:
+        return {name: {each: cpu_nanoseconds(each) for each in family(pid)} for name, pid in self.pids.items()}
 
 
 def waiting(slices: Sequence[Waits]) -> str:

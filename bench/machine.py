@@ -49,11 +49,13 @@ def pinned(core: int | None) -> Iterator[None]:
 
 
 def family(pid: int) -> list[int]:
-    """Return the process and all that it started, and they in turn, as long as they run."""
+    """Return the process, and all that it started, and they in turn, as long as they run."""
+    children = list[int]()
     with suppress(OSError):  # it may have ended meanwhile
-        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text(encoding="ascii").split()]
-        return [pid, *(each for child in children for each in family(child))]
-    return []
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # a thread, too
+                children += map(int, (task / "children").read_text(encoding="ascii").split())
+    return [pid, *(each for child in children for each in family(child))]
 
 
 def keep_on(pids: Iterable[int], cores: Iterable[int]) -> None:
@@ -63,9 +65,9 @@ def keep_on(pids: Iterable[int], cores: Iterable[int]) -> None:
             os.sched_setaffinity(int(thread.name), cores)
 
 
-def cpu_nanoseconds(*pids: int) -> int:
-    """Return the CPU time, user and system, of all threads that the processes have or had. Source: clock_getcpuclockid(3)."""
-    return sum(time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED) for pid in pids)
+def cpu_nanoseconds(pid: int) -> int:
+    """Return the CPU time, user and system, of all threads that the process has or had. Source: clock_getcpuclockid(3)."""
+    return time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED)
 
 
 def resident_bytes(*pids: int, peak: bool = False) -> int:

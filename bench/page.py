@@ -55,7 +55,7 @@ METHOD = """\
   where there is a core for it.
 * **Weights** are resident sets. Nearly half of an idle service is pages of libraries' files (gRPC, `cryptography`, OpenSSL, Python, pydantic),
   which all services of a machine have in common; of what is its own, most is Python's objects, two thirds of those the compiled code of imported
-  modules; identity also holds zxcvbn's lists of words, 12 MiB.
+  modules. Identity's hash processes are weighed with it; each holds zxcvbn's lists of words, 12 MiB, once it has judged a password.
 * Rate limits are on, at limits that nobody reaches. Postgres writes to disk before it answers.
 """
 

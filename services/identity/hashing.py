@@ -35,6 +35,7 @@ WEIGHT = 0.1  # of the newest hash in the moving averages
 PRIORITIES: tuple[Priority, ...] = ("idle", "low")  # of the processes that a piece of work is given to in turn, if it needs more than one
 STARVED, TIMES_ITS_COST = 2.0, 8  # seconds after which a process without an answer is given up for the next, or as many times its CPU if that is more
 HANG = 120.0  # seconds after which the last of them is believed stuck, and its work not to be done
+SPARE = 1  # processes besides those at work: one of the other priority need not be started anew each time
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU in a period, and the period
 
 log = structlog.get_logger()
@@ -53,20 +54,25 @@ class HashPool:
         self.given_up = 0
         self.cpu = 0.0
         self._turns = asyncio.Semaphore(workers)
+        self._is_closed = False
         self._hashers: set[Hasher] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._free: dict[Priority, list[Hasher]] = {priority: [] for priority in PRIORITIES}  # in the order in which work is given to them
         self._hashing: set[asyncio.Future[Done]] = set()
 
     @classmethod
     @asynccontextmanager
     async def open(cls, *, workers: int = 0, first_guess: float = 0.25) -> AsyncIterator["HashPool"]:
-        """Hash while inside; a process is started when there is work for it, and kept.
+        """Hash while inside; one process is started at once, others when there is work for them, and kept.
 
         workers      how many; 0: one fewer than there are cores, at least one
         first_guess  seconds, until a hash was measured
         """
         pool = cls(workers or max(1, usable_cores() - 1), first_guess=first_guess)
         try:
+            with contextlib.suppress(HasherLost):  # who hashes first will hear of it
+                async with pool._hasher(PRIORITIES[0]):
+                    pass
             yield pool
         finally:
             await pool._end()
@@ -75,6 +81,11 @@ class HashPool:
     def pids(self) -> list[int]:
         """The ids of the processes that were started and have not ended."""
         return [hasher.pid for hasher in self._hashers]
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that they hold, shared pages counted each time."""
+        return sum(hasher.resident for hasher in self._hashers)
 
     @property
     def wait(self) -> float:
@@ -115,6 +126,10 @@ class HashPool:
         except BaseException:
             gone()
             raise
+        if self._is_closed:
+            self._turns.release()
+            gone()
+            raise asyncio.CancelledError
         hashing = asyncio.ensure_future(self._done(pickled, deadline))
         self._hashing.add(hashing)
 
@@ -131,55 +146,80 @@ class HashPool:
 
     async def _done(self, work: bytes, deadline: float) -> Done:
         """Have it done by a process that nobody else asks, and by another one if that is lost."""
-        for priority, patience in zip(self._free, (max(STARVED, TIMES_ITS_COST * self._cost), HANG), strict=True):
+        began = time.monotonic()
+        for priority in self._free:
             if self.is_too_late(deadline):
                 break
             try:
                 async with self._hasher(priority) as hasher:
-                    done = await hasher.do(work, patience)
+                    done = await hasher.do(work, self._patience(priority))
             except HasherLost as error:
+                self.given_up += 1
                 log.warning("hash process given up", priority=priority, error=str(error))
                 continue
-            self._count(done.seconds, done.cpu)
+            self._count(done, time.monotonic() - began)
             return done
         raise self.refusal()
 
     @asynccontextmanager
     async def _hasher(self, priority: Priority) -> AsyncIterator[Hasher]:
-        """Have a process to oneself while inside; one that is lost is not used again."""
+        """Have a process to oneself while inside; one that is lost is not used again. Raises HasherLost."""
         free = self._free[priority]
         while free and free[-1].is_lost:
-            await self._drop(free.pop())
-        hasher = free.pop() if free else await Hasher.start(LOADED, priority)
-        self._hashers.add(hasher)
+            self.given_up += 1
+            self._drop(free.pop())
+        if free:
+            hasher = free.pop()
+        else:
+            self._make_room()
+            self._hashers.add(hasher := Hasher())
         try:
+            if not hasher.is_loaded:
+                await hasher.load(LOADED, priority)
             yield hasher
         except BaseException:
-            await self._drop(hasher)
+            self._drop(hasher)
             raise
         free.append(hasher)
+
+    def _make_room(self) -> None:
+        """End one that has nothing to do, if there are as many as there may be."""
+        for free in self._free.values():
+            if free and len(self._hashers) >= self.workers + SPARE:
+                self._drop(free.pop())
+
+    def _patience(self, priority: Priority) -> float:
+        """Seconds that a process may take. Before the first hash nobody knows what one costs."""
+        is_last = priority == list(self._free)[-1]
+        return HANG if is_last or not self.finished else max(STARVED, TIMES_ITS_COST * self._cost)
 
     def is_too_late(self, deadline: float) -> bool:
         """Whether a hash that began now would end after `deadline`; while others wait, it takes as long as the last ones took."""
         return time.monotonic() + (self.average if self.present > self.workers else self._cost) > deadline
 
-    def _count(self, seconds: float, cpu: float) -> None:
+    def _count(self, done: Done, seconds: float) -> None:
+        self.cpu += done.cpu
+        if not done.returned:
+            return  # it was refused before it was hashed, and says nothing of what a hash takes
         self.average += (WEIGHT if self.finished else 1) * (seconds - self.average)
-        self._cost += (WEIGHT if self.finished else 1) * (cpu - self._cost)
-        self.cpu += cpu
+        self._cost += (WEIGHT if self.finished else 1) * (done.cpu - self._cost)
         self.finished += 1
 
-    async def _drop(self, hasher: Hasher) -> None:
-        self.given_up += 1
-        await hasher.end()
+    def _drop(self, hasher: Hasher) -> None:
+        """End a process; nobody waits for that but the pool when it is closed."""
         self._hashers.discard(hasher)
+        ending = asyncio.ensure_future(hasher.end())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def _end(self) -> None:
+        self._is_closed = True
         for hashing in self._hashing:
             hashing.cancel()
         await asyncio.gather(*self._hashing, return_exceptions=True)
-        for hasher in [hasher for free in self._free.values() for hasher in free]:
-            await hasher.end()
+        for hasher in list(self._hashers):
+            self._drop(hasher)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
 
 class Place:

@@ -23,8 +23,9 @@ def told(meters: Mapping[str, Meter], pool: HashPool) -> Source:
         yield counter("watchword_identity_hashes_refused_total", refused, pool.refused)
         yield gauge("watchword_identity_hash_queue", "Passwords that wait for a hash process or are being hashed.", pool.present)
         yield gauge("watchword_identity_hash_workers", "Processes that hash passwords, at most.", pool.workers)
-        given_up = "Hash processes that ended, or got too little CPU, before their hash was done; another one did it."
+        given_up = "Hash processes that died, could not be started, or got too little CPU for their hash."
         yield counter("watchword_identity_hash_processes_given_up_total", given_up, pool.given_up)
+        yield gauge("watchword_identity_hash_memory_bytes", "Memory of the hash processes, shared pages counted each time.", pool.resident)
         yield counter("watchword_identity_hash_cpu_seconds_total", "CPU seconds that hashes took, in processes of their own.", pool.cpu)
         yield gauge("watchword_identity_hash_seconds", "Seconds that a password hash takes here, as a moving average.", pool.average)
         yield gauge("watchword_identity_hash_wait_seconds", "Seconds that a login would wait for its hash to begin.", pool.wait)

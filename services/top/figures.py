@@ -106,7 +106,7 @@ def instance(pair: Pair) -> Instance:
         took=durations([pair.buckets(HANDLING)]),
         in_flight=look.sum("watchword_calls_in_flight") + look.sum("watchword_streams"),
         cpu=pair.rate("process_cpu_seconds_total") + pair.rate("watchword_identity_hash_cpu_seconds_total"),
-        memory=look.sum("process_resident_memory_bytes"),
+        memory=look.sum("process_resident_memory_bytes") + look.sum("watchword_identity_hash_memory_bytes"),
         pool=_pool(look),
     )
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import pytest
 
 from services.identity import hash_process, hashing
 from services.identity.hash_process import NICE
-from services.identity.hashing import HashPool, usable_cores
+from services.identity.hashing import MARGIN, PRIORITIES, HashPool, usable_cores
 from services.identity.passwords import Passwords
 from tests.conftest import eventually
 from tests.hold import Hold, wait_for
@@ -28,6 +29,12 @@ from watchword.errors import LoginCapacityExceeded, PasswordRejected, Violation
 
 PEPPER = bytes(range(32))
 NOTHING = partial(int)
+
+
+@pytest.fixture(autouse=True)
+def _as_good_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else the machine does is not what most of these tests are about: an idle task may get nothing for seconds."""
+    monkeypatch.setattr(hashing, "PRIORITIES", ("normal", "low"))
 
 
 def note(path: Path, text: str = "x") -> None:
@@ -99,12 +106,12 @@ async def test_a_place_is_given_back_once_by_whoever_fails() -> None:
         assert pool.present == 0
 
 
-async def test_more_threads_make_a_shorter_queue(tmp_path: Path) -> None:
-    """Two threads take the second at once."""
+async def test_more_processes_make_a_shorter_queue(tmp_path: Path) -> None:
+    """Two processes take the second at once."""
     async with HashPool.open(workers=2, first_guess=1.0) as pool, busy(pool, 1, tmp_path):
         assert pool.wait == 0
         async with busy(pool, 2, tmp_path):
-            assert pool.wait == 1.0  # the third runs next: a thread is free after one hash
+            assert pool.wait == 1.0  # the third runs next: a process is free after one hash
 
 
 async def test_work_whose_turn_comes_too_late_is_not_begun(tmp_path: Path) -> None:
@@ -175,7 +182,7 @@ async def test_a_deadline_shorter_than_a_hash_is_refused_by_an_empty_pool() -> N
         cost = time.thread_time() - began
 
         with pytest.raises(LoginCapacityExceeded):
-            await pool.run(NOTHING, remaining=cost / 2)
+            await pool.run(NOTHING, remaining=MARGIN + cost / 2)
         await pool.run(NOTHING, remaining=100)
 
 
@@ -210,10 +217,12 @@ async def test_the_loop_goes_on_while_hashes_run() -> None:
         assert turns > 10
 
 
-async def test_hashes_take_what_everything_else_leaves() -> None:
+async def test_hashes_take_what_everything_else_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loops share their cores with them, and a core that only hashes counts as free."""
+    assert PRIORITIES == ("idle", "low")
+    monkeypatch.setattr(hashing, "PRIORITIES", PRIORITIES)
     async with HashPool.open(workers=1) as pool:
-        assert await pool.run(partial(os.sched_getscheduler, 0), remaining=10) == os.SCHED_IDLE
+        assert await pool.run(partial(os.sched_getscheduler, 0), remaining=100) == os.SCHED_IDLE
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
@@ -231,13 +240,15 @@ async def test_where_nothing_is_idle_hashes_are_as_nice_as_can_be(monkeypatch: p
 async def test_a_hash_that_others_leave_nothing_for_gets_a_small_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that is busy for good, nobody could log in."""
     monkeypatch.setattr(hashing, "STARVED", 0.3)
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
     async with HashPool.open(workers=1) as pool:
-        starved = await pool.run(os.getpid, remaining=10)
+        starved = await pool.run(os.getpid, remaining=100)
         os.kill(starved, signal.SIGSTOP)
 
-        assert await pool.run(partial(os.getpriority, os.PRIO_PROCESS, 0), remaining=10) == NICE["low"]
-        assert not is_alive(starved)
-        assert await pool.run(partial(os.sched_getscheduler, 0), remaining=10) == os.SCHED_IDLE
+        assert await pool.run(partial(os.getpriority, os.PRIO_PROCESS, 0), remaining=100) == min(19, nice + NICE["low"])
+        assert starved not in pool.pids
+        assert await pool.run(partial(os.getpriority, os.PRIO_PROCESS, 0), remaining=100) == nice
+        await becomes(lambda: not is_alive(starved))
 
 
 async def test_an_exception_of_the_work_is_the_callers() -> None:
@@ -259,7 +270,7 @@ async def test_a_lost_process_loses_no_hash(tmp_path: Path) -> None:
         second = await pool.run(os.getpid, remaining=10)
         working = asyncio.create_task(pool.run(partial(note_and_wait, begun, hold.path), remaining=60))
         await becomes(lambda: begun.exists() and begun.read_text() != "")
-        third = int(begun.read_text())
+        third = int(begun.read_text().rstrip("/"))
         os.kill(third, signal.SIGKILL)
         hold.release()
         fourth = await working
@@ -294,18 +305,30 @@ async def test_a_process_that_says_nothing_is_replaced(monkeypatch: pytest.Monke
 
 
 async def test_without_a_process_to_be_had_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is out of memory says so as one that is busy."""
+    """A machine that is out of memory, or of files, says so as one that is busy."""
 
     def none_left(*_: object, **__: object) -> None:
         raise BlockingIOError
 
-    async with HashPool.open(workers=1) as pool:
+    for where, what in ((subprocess, "Popen"), (socket, "socketpair")):
         with monkeypatch.context() as patch:
-            patch.setattr(subprocess, "Popen", none_left)
-            with pytest.raises(LoginCapacityExceeded):
-                await pool.run(NOTHING, remaining=10)
+            patch.setattr(where, what, none_left)
+            async with HashPool.open(workers=1) as pool:
+                with pytest.raises(LoginCapacityExceeded):
+                    await pool.run(NOTHING, remaining=10)
 
-        assert await pool.run(partial(int, 7), remaining=10) == 7
+                patch.undo()
+                assert await pool.run(partial(int, 7), remaining=10) == 7
+
+
+async def test_a_process_that_cannot_load_is_one_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so on the service's stderr, and ends."""
+    monkeypatch.setattr(hashing, "LOADED", ("no.such.module",))
+    async with HashPool.open(workers=1) as pool:
+        with pytest.raises(LoginCapacityExceeded):
+            await pool.run(NOTHING, remaining=10)
+
+        assert pool.pids == []
 
 
 async def test_what_cannot_be_sent_takes_no_place() -> None:
@@ -319,18 +342,83 @@ async def test_what_cannot_be_sent_takes_no_place() -> None:
 
 
 async def test_a_closed_pool_leaves_no_process_behind(tmp_path: Path) -> None:
-    """Not even one that is in the middle of a hash; whoever waits for it hears that it ended."""
+    """Not even one that is in the middle of a hash, or that would begin with the next; whoever waits hears that it ended."""
     hold = Hold(tmp_path / "hold")
     async with HashPool.open(workers=2) as pool:
         idle = await pool.run(os.getpid, remaining=10)
-        waiting = [asyncio.create_task(pool.run(partial(wait_for, hold.path), remaining=100)) for _ in range(2)]
+        waiting = [asyncio.create_task(pool.run(partial(wait_for, hold.path), remaining=100)) for _ in range(5)]
         await becomes(lambda: len(pool.pids) == 2)
         pids = pool.pids
+    ends = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
     hold.close()
 
     assert idle in pids
+    assert pool.pids == []
+    assert pool.present == 0
     assert not any(is_alive(pid) for pid in pids)
-    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True))
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+
+
+async def test_a_refused_password_says_nothing_of_what_a_hash_takes() -> None:
+    """It is judged in milliseconds; who comes next would be promised as much."""
+    async with HashPool.open(workers=1) as pool:
+        await pool.run(partial(Passwords, PEPPER, scheme="bcrypt", cost=10), remaining=100)
+        average, cpu = pool.average, pool.cpu
+
+        for _ in range(5):
+            with pytest.raises(PasswordRejected):
+                await pool.run(reject, remaining=100)
+
+        assert pool.average == average
+        assert pool.finished == 1
+        assert pool.cpu > cpu
+
+
+async def test_what_was_lost_before_counts_for_those_who_come() -> None:
+    """A turn in which a process was given up took as long as it took."""
+    async with HashPool.open(workers=1) as pool:
+        await pool.run(NOTHING, remaining=10)
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hashing, "STARVED", 1.0)
+            await pool.run(NOTHING, remaining=10)
+
+        assert pool.average >= 0.1  # a tenth of it
+
+
+async def test_processes_are_no_more_than_work_needs_and_a_spare_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that took over in a bad moment must not all be kept beside the others, on a machine with many cores."""
+    begun, hold = tmp_path / "begun", Hold(tmp_path / "hold")
+    async with HashPool.open(workers=3) as pool:
+        await pool.run(NOTHING, remaining=100)  # until then nobody knows when one is starved
+        with monkeypatch.context() as patch:
+            patch.setattr(hashing, "STARVED", 0.1)
+            async with busy(pool, 3, tmp_path):
+                await becomes(lambda: pool.given_up == 3)
+        assert len(pool.pids) == 3
+
+        working = [asyncio.create_task(pool.run(partial(note_and_wait, begun, hold.path), remaining=100)) for _ in range(3)]
+        await becomes(lambda: begun.exists() and begun.read_text().count("/") == 3)
+        assert len(pool.pids) == 4
+        hold.release()
+        await asyncio.gather(*working)
+    hold.close()
+
+
+async def test_what_cannot_be_sent_back_is_said(tmp_path: Path) -> None:
+    """A defect in the work is no lost process."""
+    async with HashPool.open(workers=1) as pool:
+        with pytest.raises(RuntimeError, match="cannot be sent"):
+            await pool.run(partial(open, tmp_path / "file", "w"), remaining=10)
+
+        assert pool.given_up == 0
+
+
+async def test_a_hash_process_goes_first_when_memory_ends() -> None:
+    """A lost hash is another login; a lost service is all of them."""
+    async with HashPool.open(workers=1) as pool:
+        assert await pool.run(partial(read, "/proc/self/oom_score_adj"), remaining=10) == "500\n"
+        assert pool.resident > 1e6
 
 
 async def test_who_is_killed_leaves_no_process_behind() -> None:
@@ -377,9 +465,14 @@ asyncio.run(main())
 """
 
 
+def read(path: str) -> str:
+    """Work that reads a file."""
+    return Path(path).read_text()
+
+
 def note_and_wait(path: Path, hold: Path) -> int:
     """Work that leaves its process id, waits, and returns it."""
-    note(path, str(os.getpid()))
+    note(path, f"{os.getpid()}/")
     wait_for(hold)
     return os.getpid()
 
@@ -409,7 +502,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.parametrize(("said", "usable"), [("150000 100000", 1), ("50000 100000", 1), ("200000 100000", 2), ("max 100000", 8), ("", 8)])
 def test_a_container_has_no_more_cores_than_it_is_given(said: str, usable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads beyond that only make the kernel stop the whole process, event loop and all, for the rest of each period."""
+    """Processes beyond that only make the kernel stop the whole process, event loop and all, for the rest of each period."""
     (tmp_path / "cpu.max").write_text(said)
     monkeypatch.setattr(hashing, "QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
