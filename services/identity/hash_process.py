@@ -1,7 +1,7 @@
 """The program of a hash process: `hashing` starts it by path, and it does what it is told, one piece of work after another, until its input ends.
 
-It is an idle task (SCHED_IDLE): it takes what everything else on its cores leaves, and a core that only hashes counts as free to whoever wakes. It
-shares no interpreter lock with the event loop that waits for it, so that losing its core holds nobody up but itself (decision 20).
+It shares no interpreter lock with the event loop that waits for it, so that losing its core holds nobody up but itself. So it may be an idle task
+(SCHED_IDLE): it then takes what everything else on its cores leaves, and a core that only hashes counts as free to whoever wakes (decision 20).
 
 Messages are pickles, between a process and the one that it started. First in: a `sys.path`, the modules to load, and the priority; out: READY. Then
 in: callables without arguments. Out, for each of them, after the length of the answer: whether it returned, what it returned or raised, and the

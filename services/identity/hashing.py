@@ -1,8 +1,8 @@
 """The hash pool: password hashes in processes of their own, fewer than there are cores, admitted only if they will be done in time.
 
 A hash takes a quarter of a second of a core. Work that would end after its caller has gone only makes the next one late, so it is refused at once,
-before it costs anything. The processes are idle tasks: a flood of logins must not slow the answers that need no hash. One that gets nothing for
-too long, because others leave nothing, is given up for one with a small share (decision 20).
+before it costs anything. Hashes have a small share of the cores. In a flood of logins they are idle tasks, and have what is left: a flood must not
+slow the answers that need no hash. An idle one that gets nothing for too long is given up for one with a small share (decision 20).
 
 A place in the queue is taken before anything else is done for a login, and is judged twice: when it is taken, by the queue before it, and when its
 turn comes, by the time that is left. Where nobody else waits, a hash is judged by its CPU time and not by how long the last ones took: a machine that
@@ -14,6 +14,7 @@ import contextlib
 import os
 import pickle
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -32,10 +33,11 @@ MARGIN = 0.05  # seconds of the deadline left for what follows the hash
 SLACK = 0.1  # of the wait: the hashes before it may take longer than the last ones took
 MAX_PRESENT = 1000  # however patient the callers are
 WEIGHT = 0.1  # of the newest hash in the moving averages
-PRIORITIES: tuple[Priority, ...] = ("idle", "low")  # of the processes that a piece of work is given to in turn, if it needs more than one
+FLOOD, EBB = 2.0, 10.0  # seconds of queue that make a flood, and after which it is over if none of them was seen again
+AT_FIRST: dict[bool, Priority] = {False: "low", True: "idle"}  # the priority of a hash, by whether there is a flood
+AT_LAST: Priority = "low"  # of the process that takes over from one that was given up
 STARVED, TIMES_ITS_COST = 2.0, 8  # seconds after which a process without an answer is given up for the next, or as many times its CPU if that is more
-HANG = 120.0  # seconds after which the last of them is believed stuck, and its work not to be done
-SPARE = 1  # processes besides those at work: one of the other priority need not be started anew each time
+HANG = 120.0  # seconds after which any other is believed stuck
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU in a period, and the period
 
 log = structlog.get_logger()
@@ -53,11 +55,13 @@ class HashPool:
         self.refused = 0
         self.given_up = 0
         self.cpu = 0.0
+        self._flood_until = 0.0
         self._turns = asyncio.Semaphore(workers)
         self._is_closed = False
         self._hashers: set[Hasher] = set()
         self._ending: set[asyncio.Task[None]] = set()
-        self._free: dict[Priority, list[Hasher]] = {priority: [] for priority in PRIORITIES}  # in the order in which work is given to them
+        self._at_first, self._at_last = AT_FIRST, AT_LAST
+        self._free: defaultdict[Priority, list[Hasher]] = defaultdict(list)
         self._hashing: set[asyncio.Future[Done]] = set()
 
     @classmethod
@@ -71,7 +75,7 @@ class HashPool:
         pool = cls(workers or max(1, usable_cores() - 1), first_guess=first_guess)
         try:
             with contextlib.suppress(HasherLost):  # who hashes first will hear of it
-                async with pool._hasher(PRIORITIES[0]):
+                async with pool._hasher(AT_FIRST[False]):
                     pass
             yield pool
         finally:
@@ -96,6 +100,8 @@ class HashPool:
     def admitted(self, *, remaining: float) -> Iterator["Place"]:
         """Hold a place in the queue while inside. Raises LoginCapacityExceeded at once if its work would not be done within `remaining` seconds."""
         wait = self.wait
+        if wait >= FLOOD:
+            self._flood_until = time.monotonic() + EBB
         if self.present >= MAX_PRESENT or MARGIN + (wait * (1 + SLACK) + self.average if wait else self._cost) > remaining:
             raise self.refusal()
         self.present += 1
@@ -147,7 +153,7 @@ class HashPool:
     async def _done(self, work: bytes, deadline: float) -> Done:
         """Have it done by a process that nobody else asks, and by another one if that is lost."""
         began = time.monotonic()
-        for priority in self._free:
+        for priority in (self._at_first[began < self._flood_until], self._at_last):
             if self.is_too_late(deadline):
                 break
             try:
@@ -183,15 +189,14 @@ class HashPool:
         free.append(hasher)
 
     def _make_room(self) -> None:
-        """End one that has nothing to do, if there are as many as there may be."""
+        """End what waits at another priority, if there are as many as may work at once: a flood must not double them."""
         for free in self._free.values():
-            if free and len(self._hashers) >= self.workers + SPARE:
+            while free and len(self._hashers) >= self.workers:
                 self._drop(free.pop())
 
     def _patience(self, priority: Priority) -> float:
-        """Seconds that a process may take. Before the first hash nobody knows what one costs."""
-        is_last = priority == list(self._free)[-1]
-        return HANG if is_last or not self.finished else max(STARVED, TIMES_ITS_COST * self._cost)
+        """Seconds that a process may take."""
+        return max(STARVED, TIMES_ITS_COST * self._cost) if priority == self._at_first[True] else HANG
 
     def is_too_late(self, deadline: float) -> bool:
         """Whether a hash that began now would end after `deadline`; while others wait, it takes as long as the last ones took."""

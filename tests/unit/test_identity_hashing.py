@@ -21,7 +21,7 @@ import pytest
 
 from services.identity import hash_process, hashing
 from services.identity.hash_process import NICE
-from services.identity.hashing import MARGIN, PRIORITIES, HashPool, usable_cores
+from services.identity.hashing import AT_FIRST, MARGIN, HashPool, usable_cores
 from services.identity.passwords import Passwords
 from tests.conftest import eventually
 from tests.hold import Hold, wait_for
@@ -34,7 +34,7 @@ NOTHING = partial(int)
 @pytest.fixture(autouse=True)
 def _as_good_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """What else the machine does is not what most of these tests are about: an idle task may get nothing for seconds."""
-    monkeypatch.setattr(hashing, "PRIORITIES", ("normal", "low"))
+    monkeypatch.setattr(hashing, "AT_FIRST", {False: "normal", True: "normal"})
 
 
 def note(path: Path, text: str = "x") -> None:
@@ -217,12 +217,26 @@ async def test_the_loop_goes_on_while_hashes_run() -> None:
         assert turns > 10
 
 
-async def test_hashes_take_what_everything_else_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event loops share their cores with them, and a core that only hashes counts as free."""
-    assert PRIORITIES == ("idle", "low")
-    monkeypatch.setattr(hashing, "PRIORITIES", PRIORITIES)
+async def test_in_a_flood_hashes_take_what_everything_else_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loops share their cores with them, and a core that only hashes counts as free. A few logins at once have a share."""
+    monkeypatch.setattr(hashing, "AT_FIRST", AT_FIRST)
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    shared, left = f"{os.SCHED_OTHER}/{min(19, nice + NICE['low'])}", f"{os.SCHED_IDLE}/{nice}"
     async with HashPool.open(workers=1) as pool:
-        assert await pool.run(partial(os.sched_getscheduler, 0), remaining=100) == os.SCHED_IDLE
+
+        async def seen() -> str:
+            return await pool.run(schedule, remaining=100)
+
+        assert await seen() == shared
+        async with busy(pool, 3, tmp_path):
+            pool.average = 1.0
+            late = asyncio.create_task(seen())  # three seconds of queue are before it
+            await becomes(lambda: pool.present == 4)
+        assert await late == left
+        assert await seen() == left
+        monkeypatch.setattr(time, "monotonic", partial(later, time.monotonic, hashing.EBB))
+        assert await seen() == shared
+        assert len(pool.pids) == 1
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
@@ -386,11 +400,11 @@ async def test_what_was_lost_before_counts_for_those_who_come() -> None:
         assert pool.average >= 0.1  # a tenth of it
 
 
-async def test_processes_are_no_more_than_work_needs_and_a_spare_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that took over in a bad moment must not all be kept beside the others, on a machine with many cores."""
+async def test_processes_are_no_more_than_may_work_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that took over in a bad moment must not be kept beside the others."""
     begun, hold = tmp_path / "begun", Hold(tmp_path / "hold")
     async with HashPool.open(workers=3) as pool:
-        await pool.run(NOTHING, remaining=100)  # until then nobody knows when one is starved
+        await pool.run(NOTHING, remaining=100)
         with monkeypatch.context() as patch:
             patch.setattr(hashing, "STARVED", 0.1)
             async with busy(pool, 3, tmp_path):
@@ -399,7 +413,7 @@ async def test_processes_are_no_more_than_work_needs_and_a_spare_one(tmp_path: P
 
         working = [asyncio.create_task(pool.run(partial(note_and_wait, begun, hold.path), remaining=100)) for _ in range(3)]
         await becomes(lambda: begun.exists() and begun.read_text().count("/") == 3)
-        assert len(pool.pids) == 4
+        assert len(pool.pids) == 3
         hold.release()
         await asyncio.gather(*working)
     hold.close()
@@ -468,6 +482,16 @@ asyncio.run(main())
 def read(path: str) -> str:
     """Work that reads a file."""
     return Path(path).read_text()
+
+
+def schedule() -> str:
+    """Work that tells how its process is scheduled."""
+    return f"{os.sched_getscheduler(0)}/{os.getpriority(os.PRIO_PROCESS, 0)}"
+
+
+def later(clock: Callable[[], float], seconds: float) -> float:
+    """A clock that is ahead."""
+    return clock() + seconds
 
 
 def note_and_wait(path: Path, hold: Path) -> int:

@@ -365,7 +365,7 @@ async def serving_identity(settings: IdentitySettings, clock: Clock) -> AsyncIte
     about what else the machine does.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashing, "PRIORITIES", ("normal", "low"))
+        patch.setattr(hashing, "AT_FIRST", dict.fromkeys((False, True), "normal"))
         patch.setattr(Redis, "open", partial(Redis.open, timeout=PATIENCE))
         async with _serving(settings, clock) as served:
             patch.undo()  # who is served later by other tests is served as always
