@@ -28,7 +28,7 @@ from watchword.errors import LoginCapacityExceeded
 
 T = TypeVar("T")
 
-LOADED = ("services.identity.passwords",)  # by every process before it becomes an idle task
+LOADED = ("services.identity.passwords",)  # by every process before it takes its priority
 MARGIN = 0.05  # seconds of the deadline left for what follows the hash
 SLACK = 0.1  # of the wait: the hashes before it may take longer than the last ones took
 MAX_PRESENT = 1000  # however patient the callers are
