@@ -446,17 +446,18 @@ class Database:
 
     async def book(self, change: Change, result: bytes | None) -> list[Posted]:
         """Write all that goes with an effect, in one statement: its audit rows, `result` under the request_id, and what instances must be told."""
-        call, once, columns = change.call, change.call.once, list[object]()
+        call, columns = change.call, list[object]()
         if change.events:
             columns += map(list, zip(*(_audit_row(self._schema, call, event) for event in change.events), strict=True))
-        if result is not None and once is not None:
-            sealed = self._sealer.seal(result, bound_to=_binding(call, once))
-            columns += [call.caller.tenant_id, call.caller.id, once.request_id, sealed]
+        if result is not None:
+            assert call.once is not None, "a result is kept under a request_id"
+            sealed = self._sealer.seal(result, bound_to=_binding(call, call.once))
+            columns += [call.caller.tenant_id, call.caller.id, call.once.request_id, sealed]
         if change.notices:
             columns += map(list, zip(*change.notices, strict=True))
         if not columns:
             return []
-        booking = _booking(audits=bool(change.events), keeps=result is not None and once is not None, posts=bool(change.notices))
+        booking = _booking(audits=bool(change.events), keeps=result is not None, posts=bool(change.notices))
         rows = await change.connection.fetch(booking, *columns)
         return [Posted(row["id"], *notice) for row, notice in zip(rows, change.notices, strict=True)] if change.notices else []
 

@@ -473,7 +473,7 @@ from services.identity.hashing import HashPool
 async def main():
     async with HashPool.open(workers=1) as pool:
         print(await pool.run(os.getpid, remaining=10), flush=True)
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
 asyncio.run(main())
 """

@@ -86,16 +86,23 @@ class RevocationStore:
         await self._database.execute(self.SWEEP)
 
 
-_LINE_UP = "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest($1::text[]) AS name"  # in the order of the array
+# In the order of the array.
+_LINE_UP = """
+    SELECT CASE WHEN name = $2 THEN pg_advisory_xact_lock_shared(hashtextextended(name, 0))::text
+                ELSE pg_advisory_xact_lock(hashtextextended(name, 0))::text END
+    FROM unnest($1::text[]) AS name
+"""
 
 
-async def line_up(connection: Connection, tenant_id: UUID, keys: Sequence[UUID]) -> None:
+async def line_up(connection: Connection, tenant_id: UUID, keys: Sequence[UUID], *, shared: UUID | None = None) -> None:
     """Make the opening of a session and the revocation of its subject, client or tenant wait for one another.
 
     Whichever comes second then sees the first: a revocation ends the session, or the session is born ended. Every change takes these locks
     first, in order of their names; then sessions; then the tenant's revision. So none waits in a circle.
+
+    shared  the one of `keys` whose lock is taken together with others who share it: logins of a tenant need not wait for one another
     """
-    await connection.execute(_LINE_UP, sorted(f"{tenant_id}/{key}" for key in keys))
+    await connection.execute(_LINE_UP, sorted(f"{tenant_id}/{key}" for key in keys), None if shared is None else f"{tenant_id}/{shared}")
 
 
 # The first revocation of a token or session stands. Of subjects, clients and tenants the later revision wins, and the revision that spares nobody

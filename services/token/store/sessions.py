@@ -8,11 +8,11 @@ from uuid import UUID
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
 from services.chassis.crashpoint import crashpoint
-from services.chassis.postgres import Change, Connection, Database, Row, bump
+from services.chassis.postgres import Change, Database, Row, bump
 from services.chassis.tenancy import TenantId
 from services.token.revocations import Revocation
 from services.token.sessions import Ended, Outcome, Redemption, RefreshRecord, Session
-from services.token.store.revocations import end_sessions, insert_revocation
+from services.token.store.revocations import end_sessions, insert_revocation, line_up
 from watchword.errors import TokenInvalid
 from watchword.tokens import SubjectKind
 
@@ -51,10 +51,10 @@ class SessionStore:
 
         revision  at which the subject was found good: a session of one that was revoked since is born ended
         """
-        owners = [owner for owner in (session.subject, session.client_id) if owner is not None]
+        keys = [key for key in (session.subject, session.client_id, session.tenant_id) if key is not None]  # that may be revoked
 
         async def effect(change: Change) -> T:
-            await _line_up(change.connection, session.tenant_id, owners)
+            await line_up(change.connection, session.tenant_id, keys, shared=session.tenant_id)
             await change.connection.execute(  # a statement of its own, which sees what the locks waited for
                 self._OPEN,
                 session.id,
@@ -74,7 +74,7 @@ class SessionStore:
                 refresh.digest,
                 refresh.issue_time,
                 refresh.expire_time,
-                [*owners, session.tenant_id],
+                keys,
                 revision,
             )
             crashpoint("session.after_insert")
@@ -210,19 +210,6 @@ class SessionStore:
     async def sweep(self) -> None:
         """Delete what has expired, by Postgres's clock."""
         await self._database.execute(self._SWEEP)
-
-
-_LINE_UP = """
-    SELECT CASE WHEN name = $2 THEN pg_advisory_xact_lock_shared(hashtextextended(name, 0))::text
-                ELSE pg_advisory_xact_lock(hashtextextended(name, 0))::text END
-    FROM unnest($1::text[]) AS name
-"""
-
-
-async def _line_up(connection: Connection, tenant_id: UUID, owners: list[UUID]) -> None:
-    """Take the locks of `line_up` for a login, in the same order: the tenant's together with other logins, which need not wait for one another."""
-    own, whole = (f"{tenant_id}/{owner}" for owner in owners), f"{tenant_id}/{tenant_id}"
-    await connection.execute(_LINE_UP, sorted([*own, whole]), whole)
 
 
 def _session(row: Row) -> Session:
