@@ -1,7 +1,7 @@
 """The floor: a bare grpc.aio server that does nothing but read the request of a method and write an answer of it made long ago.
 
 The messages are those of the method that is measured, of the same sizes, so that what it costs above this is what we do. It ends by SIGTERM.
-Its event loop is Python's own, as in gRPC's examples, or uvloop, as in our services.
+It runs as gRPC's examples do, on Python's own event loop, or on the event loop and the threads of our services.
 """
 
 import asyncio
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from bench.methods import METHODS
+
+AS_SERVICE = "--as-service"
 
 
 async def main(name: str, sample: Path) -> None:
@@ -46,6 +47,20 @@ async def main(name: str, sample: Path) -> None:
     await server.stop(0.1)
 
 
+def _run_as_service(name: str, sample: Path) -> None:
+    import uvloop  # noqa: PLC0415  (not in the bare one's process)
+
+    from services.chassis import grpc_threads  # noqa: PLC0415  (not in the bare one's process)
+
+    async def begin() -> None:
+        grpc_threads.begin()
+        await main(name, sample)
+
+    uvloop.run(begin())
+
+
 if __name__ == "__main__":
-    run = uvloop.run if "--uvloop" in sys.argv else asyncio.run
-    run(main(sys.argv[1], Path(sys.argv[2])))
+    if AS_SERVICE in sys.argv:
+        _run_as_service(sys.argv[1], Path(sys.argv[2]))
+    else:
+        asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

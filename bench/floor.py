@@ -42,9 +42,9 @@ async def echo_of(stack: Stack, load: Load) -> AsyncIterator[Load]:
 
 
 @asynccontextmanager
-async def same_echo_on_uvloop(stack: Stack, echo: Load) -> AsyncIterator[Load]:
-    """Run the echo of `echo` on the event loop of our services while inside."""
-    async with stack.echo(echo.method, _answer_file(stack, echo.method), "--uvloop") as other:
+async def same_echo_as_service(stack: Stack, echo: Load) -> AsyncIterator[Load]:
+    """Run the echo of `echo` on the event loop and the threads of our services while inside."""
+    async with stack.echo(echo.method, _answer_file(stack, echo.method), as_service=True) as other:
         yield replace(echo, instance=other)
 
 

@@ -26,8 +26,8 @@ METHOD = """\
   table gives the median of the turns, and in brackets the least and the most.
 * **The echo** is a bare grpc.aio server that reads the same request with the same headers and writes the same answer as the method beside it
   (VerifyToken, CheckPermission), and does nothing else. What these cost above it is ours: proof of the caller, access, limits, field rules, the
-  verification or decision, the log line. The echo runs on Python's own event loop, as in gRPC's examples; our services run on uvloop, which is
-  part of what they do better, and `floor.echo.uvloop` is the same echo on it.
+  verification or decision, the log line. The echo runs as gRPC's examples do. Our services run on uvloop, and have gRPC's threads wait for their turn
+  (decisions 18 and 22), which is part of what they do better: `floor.echo.as-service` is the same echo run like them.
 * **The load** is a closed loop of 32 calls at a time (4 batches at a time) on one channel from another process. The measured process has one core to
   itself; load, Postgres and Valkey share another. Where only one core is left, all share it.
 * **New tokens** are signed before, with the key that the instance was given, and each instance sees each of them once.

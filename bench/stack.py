@@ -15,6 +15,7 @@ from pathlib import Path
 
 import asyncpg
 
+from bench.echo import AS_SERVICE
 from bench.machine import Cores, pinned
 from bench.material import AUDIENCE, ISSUER, KID, ServiceKeys, Signer
 from bench.workers import ROOT, BenchError, Worker, worker
@@ -103,7 +104,7 @@ class Stack:
         port.release()
         metrics = f"{HOST}:{port.port}"
         environment = {
-            **{name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")},
+            **_plain_environment(),
             "SECURITY_SALT": "a-salt-of-the-bench-0123456789-abcdefghijk",
             "SERVICE_KEY": self.keys.private[service],
             "SERVICE_PUBLIC_KEYS": self.keys.public_json,
@@ -116,10 +117,17 @@ class Stack:
             yield replace(instance, metrics=metrics)
 
     @asynccontextmanager
-    async def echo(self, method: str, sample: Path, *options: str) -> AsyncIterator[Instance]:
-        """Run the bare echo server of a method, on the measured core, while inside; `sample` holds the answer that it gives."""
-        command = [sys.executable, "-m", "bench.echo", method, str(sample), *options]
-        async with self.server("echo", command, dict(os.environ), core=self.cores.measured) as instance:
+    async def echo(self, method: str, sample: Path, *, as_service: bool = False) -> AsyncIterator[Instance]:
+        """Run the echo server of a method, on the measured core, while inside; `sample` holds the answer that it gives.
+
+        as_service  not bare, but on the event loop and the threads of our services
+        """
+        command = [sys.executable, "-m", "bench.echo", method, str(sample)]
+        environment = _plain_environment()
+        if as_service:
+            command.append(AS_SERVICE)
+            environment["GRPC_EXPERIMENTS"] = os.environ["GRPC_EXPERIMENTS"]  # set by `services`
+        async with self.server("echo", command, environment, core=self.cores.measured) as instance:
             yield instance
 
     @asynccontextmanager
@@ -146,6 +154,11 @@ class Stack:
         core = self.cores.measured if measured else self.cores.others
         async with worker(module, *arguments, log=self.home / f"{module}.log", core=core) as running:
             yield running
+
+
+def _plain_environment() -> dict[str, str]:
+    """Return what no setting depends on: a service takes the others from its caller, and the bare echo none of gRPC's."""
+    return {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
 
 
 @asynccontextmanager

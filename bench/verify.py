@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from bench.figures import Bench, Figure, at_least, at_most, beside, circumstances
-from bench.floor import echoing, question, same_echo_on_uvloop
+from bench.floor import echoing, question, same_echo_as_service
 from bench.load import write_requests
 from bench.slices import Load, Sample, Side, Spread, interleaved, raw, service_authorization
 from bench.stack import lease_state
@@ -27,10 +27,12 @@ async def verify(bench: Bench) -> list[Figure]:
         target = None if bound is None else at_most(bound, of_ratio=True)
         return Figure(f"verify.{name}", title, "µs/call", Spread.of(costs), floor, target, (*circumstances(samples[name], echo), leases))
 
-    bare, same = (Spread.of([sample.cost for sample in samples[name]]) for name in ("echo", "echo.uvloop"))
+    def floor(name: str, title: str) -> Figure:
+        return Figure(f"floor.{name}", title, "µs/call", Spread.of([sample.cost for sample in samples[name]]), notes=circumstances(samples[name]))
+
     return [
-        Figure("floor.echo", "bare grpc.aio echo of VerifyToken's messages", "µs/call", bare, notes=circumstances(echo)),
-        Figure("floor.echo.uvloop", "the same echo on the event loop of our services", "µs/call", same, notes=circumstances(samples["echo.uvloop"])),
+        floor("echo", "bare grpc.aio echo of VerifyToken's messages"),
+        floor("echo.as-service", "the same echo, on the event loop and the threads of our services"),
         figure("repeated", "VerifyToken, one token repeated, asked by a client", 1.25),
         figure("repeated.service", "VerifyToken, one token repeated, asked by a service", None),
         figure("distinct", "VerifyToken, every token new, asked by a client", 1.6),
@@ -52,7 +54,7 @@ async def _verify_samples(bench: Bench) -> tuple[dict[str, list[Sample]], str]:
         service = replace(echo, instance=for_service, authorization=service_authorization(stack.keys, "rbac"))
         sides: dict[str, Side] = {
             "echo": echo,
-            "echo.uvloop": await running.enter_async_context(same_echo_on_uvloop(stack, echo)),
+            "echo.as-service": await running.enter_async_context(same_echo_as_service(stack, echo)),
             "repeated": client,
             "repeated.service": service,
             "distinct": replace(client, requests=str(fresh), per_slice=extent.fresh_tokens),

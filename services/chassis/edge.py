@@ -83,11 +83,10 @@ class Edge:
         self.activity = Activity()
         self.meters: dict[str, Meter] = {}
 
-    def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """Return grpc's handler of all methods of `service`. Raises AccessUndeclared, AttributeError for a method that is not there."""
+    def methods(self, service: ServiceDescriptor, servicer: object) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
+        """Return grpc's handlers of all methods of `service`, by name. Raises AccessUndeclared, AttributeError for a method that is not there."""
         prompts: Mapping[str, Prompt] = getattr(servicer, "prompts", {})
-        methods = {method.name: self._method(method, getattr(servicer, method.name), prompts.get(method.name)) for method in service.methods}
-        return grpc.method_handlers_generic_handler(service.full_name, methods)
+        return {method.name: self._method(method, getattr(servicer, method.name), prompts.get(method.name)) for method in service.methods}
 
     def _method(self, method: MethodDescriptor, handler: Handler, prompt: Prompt | None) -> "grpc.RpcMethodHandler[Any, Any]":
         rule = rule_of(method)

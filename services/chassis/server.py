@@ -22,7 +22,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.chassis import gauges, telemetry
+from services.chassis import gauges, grpc_threads, telemetry
 from services.chassis.access import AccessUndeclared
 from services.chassis.edge import Edge, services_of
 from services.chassis.health import Health, watched
@@ -60,7 +60,8 @@ async def serve(
     await health.start()
     tracing = telemetry.Spans.tracing
     server = grpc.aio.server(options=_options(max_message_bytes), interceptors=tracing.of_server if tracing else None)
-    server.add_generic_rpc_handlers(tuple(edge.handler(service, servicer) for service, servicer in servicers))
+    for service, servicer in servicers:
+        server.add_registered_method_handlers(service.full_name, edge.methods(service, servicer))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]
     if settings.REFLECTION:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -164,8 +165,13 @@ def _is_quiet(health: Health, edge: Edge, began: float) -> bool:
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
     """Run a service's main on uvloop (decision 18); what an operator can mend is said in words, without a traceback."""
+
+    async def begin() -> None:
+        grpc_threads.begin()
+        await main()
+
     try:
-        uvloop.run(main())  # type: ignore[arg-type]
+        uvloop.run(begin())
     except (SettingsError, AccessUndeclared, PoolTooLarge, SchemaBehind, ServiceKeyError, UnusableAddress, WatchwordError) as error:
         print(f"cannot start: {error}", file=sys.stderr)
         sys.exit(1)

@@ -134,7 +134,8 @@ async def door(redis: Redis, service_keys: Keys) -> AsyncIterator[Door]:
 
     edge = Edge(Gate(service_keys.identity("token"), accounts, accounts), Limits(redis, wide, enabled=True), note=note)
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers(tuple(edge.handler(service, servicer) for service in SERVICES))
+    for service in SERVICES:
+        server.add_registered_method_handlers(service.full_name, edge.methods(service, servicer))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -453,13 +454,13 @@ async def test_a_method_that_is_not_there_is_unimplemented(door: Door) -> None:
 
 async def test_a_servicer_that_lacks_a_method_stops_start_up(door: Door) -> None:
     with pytest.raises(AttributeError, match="IssueToken"):
-        door.edge.handler(token_pb2.DESCRIPTOR.services_by_name["TokenService"], object())
+        door.edge.methods(token_pb2.DESCRIPTOR.services_by_name["TokenService"], object())
 
 
 async def test_a_service_without_a_decider_does_not_serve_permissions(redis: Redis, service_keys: Keys) -> None:
     edge = Edge(Gate(service_keys.identity("token"), Accounts(), None), Limits(redis, {}, enabled=False))
     with pytest.raises(AccessUndeclared, match="UserService"):
-        edge.handler(user_pb2.DESCRIPTOR.services_by_name["UserService"], Servicer())
+        edge.methods(user_pb2.DESCRIPTOR.services_by_name["UserService"], Servicer())
 
 
 async def test_headers_of_a_handler_are_sent_before_its_answer(door: Door) -> None:
