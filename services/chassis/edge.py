@@ -1,11 +1,14 @@
 """The edge of a service: what surrounds every RPC, wrapped around it once, at registration.
 
-deadline → caller → access → limits → validation → the call → its failure → one log line, one count. A handler takes the request and a `Call`, returns
-the response or raises a leaf of `watchword.errors`; it never sees grpc. Whatever else it raises, the caller gets INTERNAL and a request id.
+deadline → room → caller → access → limits → validation → the call → its failure → one log line, one count. A handler takes the request and a `Call`,
+returns the response or raises a leaf of `watchword.errors`; it never sees grpc. Whatever else it raises, the caller gets INTERNAL and a request id.
 A handler of a stream takes an iterator of requests and yields responses, which may be encoded already.
 
 Most calls of a service like this ask what its memory knows. A servicer may offer `prompts`: by method name, a function from the encoded request and
 the caller to the encoded answer, or None if the call has to wait. Nothing is made for such a call but the answer (docs/decisions/0011).
+
+And it may offer `shedding`: by method name, a function from the call that raises if there is no room for it. It is asked before anybody else is, so
+that those who are turned away cost as little as can be.
 """
 
 import asyncio
@@ -45,6 +48,7 @@ Handler = Callable[[Any, Call], Awaitable[Message]]
 StreamHandler = Callable[[AsyncIterator[Any], Call], AsyncIterator[Message | bytes]]
 FeedHandler = Callable[[Any, Call], AsyncIterator[Message | bytes]]
 Prompt = Callable[[bytes, Caller], bytes | None]
+Shed = Callable[[Call], None]
 Note = Callable[..., Awaitable[None]]
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -83,12 +87,20 @@ class Edge:
         self.activity = Activity()
         self.meters: dict[str, Meter] = {}
 
-    def methods(self, service: ServiceDescriptor, servicer: object) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
-        """Return grpc's handlers of all methods of `service`, by name. Raises AccessUndeclared, AttributeError for a method that is not there."""
-        prompts: Mapping[str, Prompt] = getattr(servicer, "prompts", {})
-        return {method.name: self._method(method, getattr(servicer, method.name), prompts.get(method.name)) for method in service.methods}
+    def handler(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+        """Return grpc's handler of all methods of `service`. Raises AccessUndeclared, AttributeError for a method that is not there.
 
-    def _method(self, method: MethodDescriptor, handler: Handler, prompt: Prompt | None) -> "grpc.RpcMethodHandler[Any, Any]":
+        A generic one: for each registered method grpc keeps a task that waits for calls, and looks at all of them at each call.
+        """
+        prompts: Mapping[str, Prompt] = getattr(servicer, "prompts", {})
+        shedding: Mapping[str, Shed] = getattr(servicer, "shedding", {})
+
+        def method(one: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
+            return self._method(one, getattr(servicer, one.name), prompts.get(one.name), shedding.get(one.name, _nothing))
+
+        return grpc.method_handlers_generic_handler(service.full_name, {one.name: method(one) for one in service.methods})
+
+    def _method(self, method: MethodDescriptor, handler: Handler, prompt: Prompt | None, shed: Shed) -> "grpc.RpcMethodHandler[Any, Any]":
         rule = rule_of(method)
         name = f"/{method.containing_service.full_name}/{method.name}"
         self._gate.accept(name, rule)
@@ -113,7 +125,7 @@ class Edge:
                 request_deserializer=deserialize,
                 response_serializer=lambda response: response if isinstance(response, bytes) else response.SerializeToString(),
             )
-        serve = self._wrap(name, rule, handler, meter)
+        serve = self._wrap(name, rule, handler, meter, shed)
         if prompt is not None:
             return grpc.unary_unary_rpc_method_handler(self._wrap_prompt(rule, prompt, deserialize, serve, meter))
         return grpc.unary_unary_rpc_method_handler(
@@ -170,7 +182,7 @@ class Edge:
 
         return serve
 
-    def _wrap(self, name: str, rule: Rule, handler: Handler, meter: Meter) -> Callable[[Any, Context], Awaitable[Message]]:
+    def _wrap(self, name: str, rule: Rule, handler: Handler, meter: Meter, shed: Shed) -> Callable[[Any, Context], Awaitable[Message]]:
         async def serve(request: Message | Malformed, context: Context) -> Message:
             started = time.monotonic()
             call = _call_of(name, rule, context, started)
@@ -181,6 +193,9 @@ class Edge:
             failure: WatchwordError | None = None
             is_given_up = False
             try:
+                if self.activity.closed:
+                    raise ShuttingDown
+                shed(call)
                 async with asyncio.timeout(max(call.remaining - KEEP, 0)):
                     return await self._serve(rule, handler, request, call, context)
             except WatchwordError as error:
@@ -268,8 +283,6 @@ class Edge:
             yield request
 
     async def _serve(self, rule: Rule, handler: Handler, request: Message | Malformed, call: Call, context: Context) -> Message:
-        if self.activity.closed:
-            raise ShuttingDown
         await self._admit(rule, call)
         if isinstance(request, Malformed):
             raise InvalidRequest("the request is not a message of this method")
@@ -303,6 +316,10 @@ class Edge:
             if self._note is not None:
                 await self._note(call, AuditEvent("access_denied", "method", call.method, outcome="failure", details={"reason": error.reason}))
             raise
+
+
+def _nothing(_call: Call) -> None:
+    """Shed nobody."""
 
 
 def _call_of(name: str, rule: Rule, context: Context, started: float) -> Call:

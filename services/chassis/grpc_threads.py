@@ -23,13 +23,13 @@ def begin() -> None:
 @contextmanager
 def _yielding() -> Iterator[None]:
     """Make batch tasks of threads that are begun inside, and of those that they begin. Where the system does not allow that, nothing changes."""
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:  # somebody chose for this process
-        yield
-        return
+    is_batch = False
     with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody chose for this process
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            is_batch = True
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
+        if is_batch:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

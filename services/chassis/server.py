@@ -60,8 +60,7 @@ async def serve(
     await health.start()
     tracing = telemetry.Spans.tracing
     server = grpc.aio.server(options=_options(max_message_bytes), interceptors=tracing.of_server if tracing else None)
-    for service, servicer in servicers:
-        server.add_registered_method_handlers(service.full_name, edge.methods(service, servicer))
+    server.add_generic_rpc_handlers(tuple(edge.handler(service, servicer) for service, servicer in servicers))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]
     if settings.REFLECTION:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

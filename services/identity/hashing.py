@@ -99,17 +99,21 @@ class HashPool:
     @contextmanager
     def admitted(self, *, remaining: float) -> Iterator["Place"]:
         """Hold a place in the queue while inside. Raises LoginCapacityExceeded at once if its work would not be done within `remaining` seconds."""
-        wait = self.wait
-        if wait >= FLOOD:
-            self._flood_until = time.monotonic() + EBB
-        if self.present >= MAX_PRESENT or MARGIN + (wait * (1 + SLACK) + self.average if wait else self._cost) > remaining:
-            raise self.refusal()
+        self.require_room(remaining=remaining)
         self.present += 1
         place = Place(self, time.monotonic() + remaining)
         try:
             yield place
         finally:
             place.leave()
+
+    def require_room(self, *, remaining: float) -> None:
+        """Raise LoginCapacityExceeded if new work would not be done within `remaining` seconds."""
+        wait = self.wait
+        if wait >= FLOOD:
+            self._flood_until = time.monotonic() + EBB
+        if self.present >= MAX_PRESENT or MARGIN + (wait * (1 + SLACK) + self.average if wait else self._cost) > remaining:
+            raise self.refusal()
 
     async def run(self, work: Callable[[], T], *, remaining: float) -> T:
         """Take a place and return what `work` returns. Raises LoginCapacityExceeded."""

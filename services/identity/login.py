@@ -65,6 +65,10 @@ class Logins:
         self._clock = clock
         self._require_verified_email = require_verified_email
 
+    def require_room(self, call: Call) -> None:
+        """Raise LoginCapacityExceeded if a login could not be served in time."""
+        self._prover.require_room(call)
+
     async def login(self, request: LoginRequest, call: Call) -> LoggedIn:
         """Open a session for whoever proves a password.
 
@@ -74,7 +78,7 @@ class Logins:
         require_size(request.password, field="password")
         require_size(request.new_password, field="new_password")
         auth_time = self._clock.now()
-        with self._prover.admitted(call) as place:  # first: who cannot be served costs nothing more
+        with self._prover.admitted(call) as place:  # before anything is read: others may have come meanwhile
             claim = await self._claim(request)
             credential = await self._prover.prove(claim, request.password, place, call)
         crashpoint("login.after_proof")

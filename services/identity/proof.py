@@ -67,6 +67,10 @@ class Prover:
         """Hold a place in the hash pool's queue while inside. Raises LoginCapacityExceeded at once if `call` would end before its hash."""
         return self._pool.admitted(remaining=call.remaining)
 
+    def require_room(self, call: Call) -> None:
+        """Raise LoginCapacityExceeded if `call` would end before its hash."""
+        self._pool.require_room(remaining=call.remaining)
+
     async def prove(self, claim: Claim, password: str, place: Place, call: Call) -> Credential:
         """Return the claimed credential if `password` is its own and the account may log in; the failures are forgotten then.
 

@@ -31,6 +31,7 @@ class AuthenticationServicer:
         self._registrations = registrations
         self._sessions = sessions
         self._clock = clock
+        self.shedding = {"Login": logins.require_room}
 
     async def Register(self, request: authentication_pb2.RegisterRequest, call: Call) -> authentication_pb2.RegisterResponse:
         wanted = RegisterRequest(request.tenant, request.email, request.username, request.display_name, request.password)

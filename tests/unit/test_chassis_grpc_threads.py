@@ -20,14 +20,18 @@ async def main():
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{{port}}") as channel:
         await asyncio.wait_for(channel.channel_ready(), 20)
-    policies = {{thread: os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}}
+    ask = getattr(os, "asked", os.sched_getscheduler)
+    policies = {{thread: ask(int(thread)) for thread in os.listdir("/proc/self/task")}}
     await server.stop(0)
     loop = policies.pop(str(os.getpid()))
     print(json.dumps([loop, list(policies.values())]))
 
 asyncio.run(main())
 """
-REFUSE = "os.sched_setscheduler = lambda *_: (_ for _ in ()).throw(PermissionError())"
+REFUSED = [
+    "os.sched_setscheduler = lambda *_: (_ for _ in ()).throw(PermissionError())",
+    "os.sched_getscheduler, os.asked = (lambda *_: (_ for _ in ()).throw(OSError(38, 'not here'))), os.sched_getscheduler",
+]
 
 
 def policies(before: str = "pass", **environment: str) -> tuple[int, list[int]]:
@@ -59,16 +63,36 @@ def test_whoever_chose_a_policy_for_the_process_keeps_it() -> None:
     assert {loop, *others} == {os.SCHED_IDLE}
 
 
-def test_where_policies_cannot_be_set_all_goes_on_as_ever() -> None:
-    loop, others = policies(REFUSE)
+@pytest.mark.parametrize("refuse", REFUSED)
+def test_where_policies_cannot_be_set_all_goes_on_as_ever(refuse: str) -> None:
+    """Containers may forbid it, or not know it."""
+    loop, others = policies(refuse)
 
     assert {loop, *others} == {os.SCHED_OTHER}
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "-event_engine_listener"), ({"GRPC_EXPERIMENTS": ""}, "")])
-def test_what_grpc_is_asked_for_can_be_chosen_otherwise(given: dict[str, str], expected: str) -> None:
-    program = "import services, os; print(os.environ['GRPC_EXPERIMENTS'])"
+LOADING = """
+import importlib, os, sys
+
+class Looks:
+    def find_spec(self, name, *_):
+        if name == "grpc":
+            print(os.environ.get("GRPC_EXPERIMENTS"))
+
+sys.meta_path.insert(0, Looks())
+importlib.import_module("{module}")
+"""
+
+
+@pytest.mark.parametrize("module", ["services.token.service", "services.rbac.service", "services.identity.service", "gateway.service"])
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "-event_engine_listener"), ({"GRPC_EXPERIMENTS": "monitoring_experiment"}, "monitoring_experiment")]
+)
+def test_how_connections_are_served_is_decided_before_grpc_is_loaded(module: str, given: dict[str, str], expected: str) -> None:
+    """grpc looks when it is loaded, and never again. Whoever decided otherwise keeps that."""
     environment = {**{name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}, **given}
-    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", LOADING.format(module=module)], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
 
     assert said.stdout.strip() == expected

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -78,6 +79,7 @@ class Servicer:
 
     handlers: dict[str, Handler] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
+    shedding: dict[str, Callable[[Call], None]] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Handler:
         descriptor = next((method for service in SERVICES for method in service.methods if method.name == name), None)
@@ -133,13 +135,19 @@ async def door(redis: Redis, service_keys: Keys) -> AsyncIterator[Door]:
         notes.append(event)
 
     edge = Edge(Gate(service_keys.identity("token"), accounts, accounts), Limits(redis, wide, enabled=True), note=note)
+    async with _served(edge, servicer) as channel:
+        yield Door(servicer, edge, notes, channel, service_keys)
+
+
+@asynccontextmanager
+async def _served(edge: Edge, servicer: Servicer) -> AsyncIterator[grpc.aio.Channel]:
+    """Serve while inside; yields a channel to it."""
     server = grpc.aio.server()
-    for service in SERVICES:
-        server.add_registered_method_handlers(service.full_name, edge.methods(service, servicer))
+    server.add_generic_rpc_handlers(tuple(edge.handler(service, servicer) for service in SERVICES))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Door(servicer, edge, notes, channel, service_keys)
+        yield channel
     await server.stop(None)
 
 
@@ -320,6 +328,23 @@ async def test_a_wait_travels_as_details_and_as_the_header_that_rest_callers_nee
     assert "retry-after" not in trailers(await door.failed(HEALTH))
 
 
+async def test_who_finds_no_room_is_told_before_anybody_is_asked(service_keys: Keys, redis: Redis) -> None:
+    servicer = Servicer(shedding={"VerifyToken": _shed})
+    limits = Limits(redis, {}, enabled=True)  # knows no class: whoever asks it fails
+    edge = Edge(Gate(service_keys.identity("token"), Accounts(), Accounts()), limits)
+    async with _served(edge, servicer) as channel:
+        door = Door(servicer, edge, [], channel, service_keys)
+        shed, asked = await door.refused(VERIFY, ASK, USER), await door.refused(GET_USER, user_pb2.GetUserRequest(), USER)
+
+    assert (type(shed), type(asked)) == (LoginCapacityExceeded, Internal)
+    assert servicer.calls == []
+    assert edge.meters[VERIFY].reasons == {"LOGIN_CAPACITY_EXCEEDED": 1}
+
+
+def _shed(_call: Call) -> None:
+    raise LoginCapacityExceeded
+
+
 def _raising(error: WatchwordError) -> Handler:
     async def refuse(_request: Any, _call: Call) -> Message:
         raise error
@@ -454,13 +479,13 @@ async def test_a_method_that_is_not_there_is_unimplemented(door: Door) -> None:
 
 async def test_a_servicer_that_lacks_a_method_stops_start_up(door: Door) -> None:
     with pytest.raises(AttributeError, match="IssueToken"):
-        door.edge.methods(token_pb2.DESCRIPTOR.services_by_name["TokenService"], object())
+        door.edge.handler(token_pb2.DESCRIPTOR.services_by_name["TokenService"], object())
 
 
 async def test_a_service_without_a_decider_does_not_serve_permissions(redis: Redis, service_keys: Keys) -> None:
     edge = Edge(Gate(service_keys.identity("token"), Accounts(), None), Limits(redis, {}, enabled=False))
     with pytest.raises(AccessUndeclared, match="UserService"):
-        edge.methods(user_pb2.DESCRIPTOR.services_by_name["UserService"], Servicer())
+        edge.handler(user_pb2.DESCRIPTOR.services_by_name["UserService"], Servicer())
 
 
 async def test_headers_of_a_handler_are_sent_before_its_answer(door: Door) -> None:

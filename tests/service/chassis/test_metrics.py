@@ -42,6 +42,7 @@ class Servicer:
 
     def __init__(self) -> None:
         self.prompts = {"VerifyToken": self._recall}
+        self.shedding: dict[str, Any] = {}
 
     @staticmethod
     def _recall(raw: bytes, _caller: Caller) -> bytes | None:
@@ -108,7 +109,7 @@ async def door(service_keys: Keys) -> AsyncIterator[Door]:
     unlimited: Any = SimpleNamespace(spend=lambda *_: True, take=_nothing)
     edge = Edge(Gate(service_keys.identity("token"), _Nobody(), None), unlimited)
     server = grpc.aio.server()
-    server.add_registered_method_handlers(SERVICE.full_name, edge.methods(SERVICE, Servicer()))
+    server.add_generic_rpc_handlers((edge.handler(SERVICE, Servicer()),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

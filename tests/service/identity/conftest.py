@@ -377,8 +377,7 @@ async def _serving(settings: IdentitySettings, clock: Clock) -> AsyncIterator[Se
     async with assembled(settings, clock=clock) as identity:
         await identity.database.require_schema()
         server = grpc.aio.server()
-        for service, servicer in identity.servicers:
-            server.add_registered_method_handlers(service.full_name, identity.edge.methods(service, servicer))
+        server.add_generic_rpc_handlers(tuple(identity.edge.handler(*each) for each in identity.servicers))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -366,8 +366,7 @@ async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIter
         decides = engine(settings, database, memory, revisions, lease=coherence, clock=clock)
         assembly = assemble(SALT, decides, identity=keys.identity("rbac"), limits=limits, authenticator=TokenStandIn())
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)])
-        for service, servicer in assembly.servicers:
-            server.add_registered_method_handlers(service.full_name, assembly.edge.methods(service, servicer))
+        server.add_generic_rpc_handlers(tuple(assembly.edge.handler(service, servicer) for service, servicer in assembly.servicers))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
