@@ -19,16 +19,21 @@ from watchword.tokens import MAX_TOKEN_BYTES
 
 
 class TokenAuthenticator:
-    """Says who a bearer token speaks for. A token that was revoked a moment ago is refused now, remembered or not."""
+    """Says who a bearer token speaks for. A token that was revoked a moment ago is refused now, remembered or not.
+
+    known  whom it remembers; None if it asks each time
+    asked  how often token was asked
+    """
 
     def __init__(self, stub: "token_pb2_grpc.TokenServiceAsyncStub", peer: Peer, known: KnownCallers | None = None) -> None:
         self._stub = stub
         self._peer = peer
-        self._known = known
+        self.known = known
+        self.asked = 0
 
     def recall(self, token: str) -> Caller | None:
         """Return whom `token` speaks for, without waiting; None if that cannot be told so."""
-        return None if self._known is None else self._known.recall(token)
+        return None if self.known is None else self.known.recall(token)
 
     async def authenticate(self, token: str) -> Caller:
         """Return whom `token` speaks for. Raises TokenInvalid, DependencyUnavailable."""
@@ -37,14 +42,15 @@ class TokenAuthenticator:
     async def _ask(self, token: str) -> Caller:
         if len(token) > MAX_TOKEN_BYTES:  # token would say that the question is malformed, which is not what was asked here
             raise TokenInvalid
-        asked = None if self._known is None else self._known.ask()
+        self.asked += 1
+        asked = None if self.known is None else self.known.ask()
         answer: token_pb2.VerifyTokenResponse = await self._peer.ask(self._stub.VerifyToken, token_pb2.VerifyTokenRequest(token=token))
         if answer.status != token_pb2.VALID:
             raise TokenInvalid
         caller = _caller(token, answer)
-        if self._known is not None:
+        if self.known is not None:
             client_id = answer.principal.client_id
-            self._known.keep(asked, caller, client_id=UUID(client_id) if client_id else None)
+            self.known.keep(asked, caller, client_id=UUID(client_id) if client_id else None)
         return caller
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import grpc
 
+from services.chassis.callers import TokenAuthenticator
 from services.chassis.coherence import Coherence
 from services.chassis.edge import Activity
 from services.chassis.health import Health
@@ -80,6 +81,18 @@ def redis(redis: Redis) -> Source:
         yield gauge("watchword_redis_up", "Whether Redis answered the last calls; 0 while the breaker is open.", not redis.is_down)
         yield histogram("watchword_redis_call_seconds", "Seconds that a call took.", redis.taken)
         yield counter("watchword_redis_failures_total", "Calls that Redis did not answer.", redis.failures)
+
+    return source
+
+
+def callers(authenticator: TokenAuthenticator) -> Source:
+    """How many callers are remembered, whether they are believed, and how often token had to be asked who calls."""
+
+    def source() -> Iterator[Family]:
+        yield counter("watchword_callers_asked_total", "Calls whose caller token was asked about.", authenticator.asked)
+        if (known := authenticator.known) is not None:
+            yield gauge("watchword_callers_held", "Callers that this instance remembers as proved.", len(known))
+            yield gauge("watchword_callers_current", "Whether remembered callers are believed: every revocation has come here.", known.is_current)
 
     return source
 

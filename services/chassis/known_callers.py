@@ -95,6 +95,11 @@ class KnownCallers:
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether those who are remembered are believed now."""
+        return self._lease is not None and self._lease.is_current
+
     def trust(self, lease: Lease) -> None:
         """Go by what `lease` says of memory from now on."""
         self._lease = lease
@@ -121,7 +126,7 @@ class KnownCallers:
     def recall(self, token: str) -> Caller | None:
         """Return whom `token` speaks for, without waiting; None if that cannot be told so."""
         known = self._known.get(token)
-        if known is None or self._lease is None or not self._lease.is_current:
+        if known is None or not self.is_current:
             return None
         if known.ends <= self._clock.seconds():
             self._forget(token)

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from services.chassis import gauges, telemetry
 from services.chassis.access import Gate, rules_of
-from services.chassis.callers import known_callers
+from services.chassis.callers import TokenAuthenticator, known_callers
 from services.chassis.clock import Clock
 from services.chassis.edge import Edge
 from services.chassis.limits import Limits
@@ -80,6 +80,7 @@ class Identity:
     attempts_store: AttemptStore
     prover: Prover
     audit_seals: AuditSeals
+    authenticator: TokenAuthenticator
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -113,7 +114,8 @@ async def main() -> None:
                 await identity.database.ping()
 
             told = metrics.told(identity.edge.meters, identity.pool)
-            own = (gauges.database(identity.database), gauges.redis(identity.redis), gauges.clock(skew), told)
+            stores = (gauges.database(identity.database), gauges.redis(identity.redis))
+            own = (*stores, gauges.clock(skew), gauges.callers(identity.authenticator), told)
             await serve(settings, identity.edge, identity.servicers, probe=probe, metrics=own)
 
 
@@ -260,6 +262,7 @@ async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -
             attempts_store,
             prover,
             audit_seals,
+            authenticator,
         )
 
 

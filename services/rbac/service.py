@@ -162,7 +162,8 @@ async def main() -> None:
 
             async with tended(decides.store.sweep):
                 told = metrics.told(decides.checker, memory, lambda: assembly.watchers.watchers)
-                own = (gauges.database(database), gauges.redis(redis), gauges.clock(skew), gauges.lease(coherence), told)
+                stores = (gauges.database(database), gauges.redis(redis))
+                own = (*stores, gauges.clock(skew), gauges.lease(coherence), gauges.callers(authenticator), told)
                 await serve(settings, assembly.edge, assembly.servicers, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
 

@@ -88,6 +88,10 @@ async def test_what_happened_is_counted_where_it_happened(suite: Suite, told: di
     assert total("watchword_token_issued_total", by="login") >= 2
     assert total("watchword_cache_requests_total", cache="VerifyToken", outcome="hit") >= 1
     assert total("watchword_propagation_seconds_count", context="token") >= 1
+    for one in (one for one in seen if one.target.name.startswith(("identity-", "rbac-"))):
+        assert one.sum("watchword_callers_current") == 1, one.target.name
+    assert total("watchword_callers_asked_total") >= 1
+    assert total("watchword_callers_held") >= 1
     for one in (one for one in seen if one.target.name.startswith("token-")):
         assert one.sum("watchword_token_revocations_held") >= 1, one.target.name
         assert one.sum("watchword_lease_current") == 1, one.target.name
