@@ -27,7 +27,7 @@ METHOD = """\
 * **The echo** is a bare grpc.aio server that reads the same request with the same headers and writes the same answer as the method beside it
   (VerifyToken, CheckPermission), and does nothing else. What these cost above it is ours: proof of the caller, access, limits, field rules, the
   verification or decision, the log line. The echo runs as gRPC's examples do. Our services run on uvloop, and have gRPC's threads wait for their turn
-  (decisions 18 and 22), which is part of what they do better: `floor.echo.as-service` is the same echo run like them.
+  (decisions 18 and 22), which is part of what they do better: `floor.echo.as-service` is an echo on the same loop and threads.
 * **The load** is a closed loop of 32 calls at a time (4 batches at a time) on one channel from another process. The measured process has one core to
   itself; load, Postgres and Valkey share another. Where only one core is left, all share it.
 * **New tokens** are signed before, with the key that the instance was given, and each instance sees each of them once.

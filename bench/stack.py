@@ -157,7 +157,7 @@ class Stack:
 
 
 def _plain_environment() -> dict[str, str]:
-    """Return what no setting depends on: a service takes the others from its caller, and the bare echo none of gRPC's."""
+    """Return what every process needs, and nothing that could set a service or the bare echo otherwise."""
     return {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
 
 

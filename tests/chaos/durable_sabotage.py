@@ -18,6 +18,7 @@ from services.identity.store.accounts import AccountStore
 from services.identity.store.outbox import TaskStore
 from services.identity.tasks import Task
 from services.token.sessions import Outcome
+from services.token.store import keys
 from services.token.store.sessions import SessionStore
 from watchword.errors import DependencyUnavailable
 
@@ -143,6 +144,20 @@ def use_refresh_tokens_first() -> None:
     SessionStore.redeem = redeem  # type: ignore[method-assign]
 
 
+def supersede_first() -> None:
+    """Commit that the present key signs no more before another one may."""
+    honest = keys._promote
+
+    async def promote(change: Change, kid: str, former: str | None, *, early: bool = False) -> None:
+        if former is not None:
+            await change.connection.execute(keys._MOVE, former, "RETIRING")
+            await change.connection.execute("COMMIT; BEGIN")
+            crashpoint("keys.after_superseding")
+        await honest(change, kid, None, early=early)
+
+    keys._promote = promote
+
+
 SABOTAGE: dict[str, Callable[[], None]] = {
     "audit in the transaction": lambda: keep_the_books_apart(audit=True, request=False),
     "request record in the transaction": lambda: keep_the_books_apart(audit=False, request=True),
@@ -153,4 +168,5 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "code in the transaction": burn_codes_first,
     "code by one statement": look_before_redeeming,
     "refresh by one transaction": use_refresh_tokens_first,
+    "promotion by one transaction": supersede_first,
 }

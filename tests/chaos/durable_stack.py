@@ -272,11 +272,11 @@ class Suite:
         assert is_healthy, log.read_text()
         return Instance(service, address, control, log, pid, ended, grpc.aio.insecure_channel(address, CHANNEL))
 
-    async def end_of(self, service: str, point: str, environment: Mapping[str, str]) -> int:
+    async def end_of(self, service: str, point: str, environment: Mapping[str, str], *, without: tuple[str, ...] = ()) -> int:
         """Start an instance that dies at `point`, as the variable says that names it; return its exit code."""
         name = f"{service}-{next(self._numbers)}-{secrets.token_hex(2)}"
         own = {**self._environment(service, name, f"127.0.0.1:{self.ports.take()}"), **environment, crashpoint.VARIABLE: point}
-        _, ended = await self.zygote.start(Order(service, own, str(self.home / f"{name}.log"), str(self.home / f"{name}.sock")))
+        _, ended = await self.zygote.start(Order(service, own, str(self.home / f"{name}.log"), str(self.home / f"{name}.sock"), without))
         return await asyncio.wait_for(asyncio.shield(ended), PATIENCE)
 
     def _environment(self, service: str, name: str, address: str) -> dict[str, str]:

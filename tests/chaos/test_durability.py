@@ -335,6 +335,11 @@ async def test_one_key_signs_wherever_a_rotation_is_cut_short(house: House) -> N
             assert [await town.believers(one.access_token) for one in (before, after)] == [[new.address]] * 2
             assert key_of(before) != key_of(after)
             new.kill()
+        last = await town.stand_alone("token", quick)
+        await ask_for_a_key(town)
+        last.kill()
+        assert await suite.end_of("token", "keys.after_superseding", quick, without=("promotion by one transaction",)) == KILLED
+        assert "ACTIVE" not in await suite.ask(held)
 
     assert states == [["PENDING"], ["PUBLISHED"], ["ACTIVE"]]
     record(
@@ -342,6 +347,7 @@ async def test_one_key_signs_wherever_a_rotation_is_cut_short(house: House) -> N
         broken="token killed between any two steps of a key's life, and inside a promotion",
         promised="one key signs; tokens of the old and of the new key are valid",
         seen=f"{rounds} rotations cut short twice each, and the first key's making cut short three times: 0 violations",
+        without="the former key superseded in a transaction of its own: no key signs",
     )
 
 
