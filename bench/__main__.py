@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.client import client
+from bench.direct import direct
 from bench.figures import Bench, Extent, Figure
 from bench.flood import flood
 from bench.growth import growth, lookup
@@ -45,6 +46,7 @@ GROUPS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "batch": batch,
     "issue": issue,
     "local": local,
+    "direct": direct,
     "propagation": propagation,
     "memory": memory,
     "subscribers": subscribers,

@@ -59,4 +59,7 @@ def _gain(figures: Values) -> list[str]:
     if not one or not three:
         return []
     words = f"by the CPU that a call costs, if each instance had a core; the guide says {GAINS['login']} for logins"
-    return [f"| three instances over one | {GAINS['verification']} times the verifications | | {three / one:.2f} times | {words} |"]
+    if three > 3 * one:  # an instance alone pays more for sharing the core with Envoy than three do
+        words += ". What is above three is not the instances' merit, and not counted"
+    gain = min(3.0, three / one)
+    return [f"| three instances over one | {GAINS['verification']} times the verifications | | {gain:.2f} times | {words} |"]

@@ -42,7 +42,7 @@ async def main() -> None:
         edge = Edge(Gate(identity, authenticator, None), Limits.of(settings, redis))
         services = [(health_pb2.DESCRIPTOR.services_by_name["HealthService"], HealthServicer(health, settings, Clock()))]
         own = (gauges.redis(redis), metrics.told(health, redis))
-        await serve(settings, edge, services, probe=_always, metrics=own)
+        await serve(settings, edge, services, redis=redis, probe=_always, metrics=own)
 
 
 def _asks(peers: grpc.aio.Channel, context: str) -> Callable[[], Awaitable[None]]:

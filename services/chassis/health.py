@@ -1,7 +1,8 @@
 """grpc.health.v1 fed by probes: `""` and each service name say ready, `live` says alive.
 
-Ready means that this instance can answer correctly, perhaps slowly. Redis alone never decides that, or one blip would empty the fleet. Liveness
-depends on nothing. Counting the probes that were answered NOT_SERVING tells the drain that the balancer has seen it.
+Ready means that this instance can answer correctly, perhaps slowly. Redis alone never decides that, or one blip would empty the fleet; whether Redis
+answers this instance has a name of its own, `ready.redis`, for whoever looks. Liveness depends on nothing. Counting the probes that were answered
+NOT_SERVING tells the drain that the balancer has seen it.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import structlog
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
+from services.chassis.redis import Redis, RedisDown
 from watchword.errors import ResourceExhausted
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -25,6 +27,8 @@ PROBE_TIMEOUT = 1.5  # seconds: more than it takes to say that Postgres hangs, o
 # who is cut off from both stores is given no call two seconds after he was.
 UNREADY_AFTER = 0.8
 LIVE = "live"
+REDIS = "ready.redis"
+REDIS_EVERY = 1.0  # seconds
 
 log = structlog.get_logger()
 
@@ -47,7 +51,7 @@ class Health(HealthServicer):
 
     async def Check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         """Answer a probe."""
-        if request.service != LIVE:
+        if request.service not in (LIVE, REDIS):  # nobody balances by these
             self.last_probe = time.monotonic()
             self.refusals += self._draining
         return await super().Check(request, context)
@@ -74,6 +78,10 @@ class Health(HealthServicer):
         self._draining = True
         await self._tell(NOT_SERVING)
 
+    async def set_redis(self, answers: bool) -> None:
+        """Say whether Redis answers this instance."""
+        await self.set(REDIS, SERVING if answers else NOT_SERVING)
+
     async def _tell(self, status: Any) -> None:
         for name in self._names:
             await self.set(name, status)
@@ -87,6 +95,27 @@ async def watched(health: Health, probe: Callable[[], Awaitable[None]]) -> Async
         yield
     finally:
         task.cancel()
+
+
+@asynccontextmanager
+async def watched_redis(health: Health, redis: Redis) -> AsyncIterator[None]:
+    """Say whether Redis answers while inside."""
+    task = asyncio.create_task(_watch_redis(health, redis), name="health-redis")
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _watch_redis(health: Health, redis: Redis) -> None:
+    while True:
+        try:
+            await redis.ping()
+        except RedisDown:
+            await health.set_redis(False)
+        else:
+            await health.set_redis(True)
+        await asyncio.sleep(REDIS_EVERY)
 
 
 async def _watch(health: Health, probe: Callable[[], Awaitable[None]]) -> None:

@@ -25,9 +25,10 @@ from grpc_reflection.v1alpha import reflection
 from services.chassis import gauges, grpc_threads, telemetry
 from services.chassis.access import AccessUndeclared
 from services.chassis.edge import Edge, services_of
-from services.chassis.health import Health, watched
+from services.chassis.health import Health, watched, watched_redis
 from services.chassis.metrics import LoopLag, Source, rpcs
 from services.chassis.postgres import PoolTooLarge, SchemaBehind
+from services.chassis.redis import Redis
 from services.chassis.service_identity import ServiceKeyError
 from services.chassis.settings import ChassisSettings, SettingsError
 from watchword.errors import WatchwordError
@@ -50,6 +51,7 @@ async def serve(
     edge: Edge,
     servicers: Sequence[tuple[ServiceDescriptor, object]],
     *,
+    redis: Redis,
     probe: Callable[[], Awaitable[None]],
     metrics: Sequence[Source] = (),
     max_message_bytes: int = 64 * 1024,
@@ -74,7 +76,7 @@ async def serve(
     gc.set_threshold(20_000, 20, 20)
     log.info("listening", bound=settings.GRPC_ADDRESS)
     async with _metered(settings, edge, health, servicers, metrics):
-        async with watched(health, probe):
+        async with watched(health, probe), watched_redis(health, redis):
             await stop.wait()
             await _drain(health, edge, settings.DRAIN_TIMEOUT)
         await server.stop(STOP_GRACE)

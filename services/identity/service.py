@@ -116,7 +116,7 @@ async def main() -> None:
             told = metrics.told(identity.edge.meters, identity.pool)
             stores = (gauges.database(identity.database), gauges.redis(identity.redis))
             own = (*stores, gauges.clock(skew), gauges.callers(identity.authenticator), told)
-            await serve(settings, identity.edge, identity.servicers, probe=probe, metrics=own)
+            await serve(settings, identity.edge, identity.servicers, redis=identity.redis, probe=probe, metrics=own)
 
 
 @asynccontextmanager

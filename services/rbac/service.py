@@ -164,7 +164,7 @@ async def main() -> None:
                 told = metrics.told(decides.checker, memory, lambda: assembly.watchers.watchers)
                 stores = (gauges.database(database), gauges.redis(redis))
                 own = (*stores, gauges.clock(skew), gauges.lease(coherence), gauges.callers(authenticator), told)
-                await serve(settings, assembly.edge, assembly.servicers, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
+                await serve(settings, assembly.edge, assembly.servicers, redis=redis, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
 
 @asynccontextmanager

@@ -148,7 +148,7 @@ async def main() -> None:
                     gauges.lease(coherence),
                     metrics.told(edge.meters, memory, feed, ring),
                 )
-                await serve(settings, edge, servicers, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
+                await serve(settings, edge, servicers, redis=redis, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
 
 @dataclass(frozen=True, slots=True)

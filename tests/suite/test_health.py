@@ -45,10 +45,10 @@ async def test_the_probes_of_kubernetes_answer_200(suite: Suite, path: str, word
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_every_instance_answers_the_standard_health_protocol(suite: Suite, service: str) -> None:
-    """`""` and the full service name mean ready, `live` means alive; Watch streams; an unknown name is NOT_FOUND in Check's terms."""
+    """`""` and the full service name mean ready, `live` means alive, `ready.redis` that Redis answers; Watch streams."""
     for instance in suite.instances(service):
         stub = health_pb2_grpc.HealthStub(suite.channel(instance.address))  # type: ignore[no-untyped-call]
-        for name in ("", SERVICES[service], "live"):
+        for name in ("", SERVICES[service], "live", "ready.redis"):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING, (instance.name, name)
         watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICES[service]))

@@ -89,6 +89,21 @@ async def test_health_is_told_by_name(running: Running, name: str) -> None:
     assert await running.state(name) == SERVING
 
 
+async def test_redis_has_a_name_of_its_own_and_decides_nothing(service_keys: Keys, environment: dict[str, str], tmp_path: Path) -> None:
+    """An operator sees what is wrong; balancers and kubelets do not act upon it."""
+    async with run(service_keys, {**environment, "REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, tmp_path / "log") as alone:
+        await eventually(lambda: is_state(alone, "ready.redis", NOT_SERVING))
+
+        assert [await alone.state(name) for name in ("", TOKEN, "live")] == [SERVING] * 3
+
+
+async def is_state(instance: Running, name: str, state: int) -> bool:
+    try:
+        return await instance.state(name) == state
+    except grpc.aio.AioRpcError:  # nothing is said of it before it was asked
+        return False
+
+
 async def test_an_unknown_service_is_not_found(running: Running) -> None:
     """As grpc.health.v1 has it: a misspelt probe must not look healthy."""
     with pytest.raises(grpc.aio.AioRpcError) as failure:
