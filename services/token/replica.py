@@ -1,5 +1,7 @@
 """What a token instance holds in memory: every live revocation, and the ring of keys."""
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
 
 Follower = Callable[[Revocation], None]
 
+PAGE = 10_000  # revocations taken in at once while nobody is served
+SMALL_PAGE = 1_000  # a few milliseconds, while calls are
+REST = 3.0  # times as long as a small page took, for the calls that have come meanwhile
+
 
 class TokenReplica:
     """Keeps memory true to Postgres and to what other instances tell."""
@@ -21,14 +27,22 @@ class TokenReplica:
         self._store = store
         self._memory = memory
         self._ring = ring
+        self._is_serving = False
 
     async def load(self) -> None:
-        """Read all live revocations and keys. Memory only grows, so what it holds already may stay."""
-        async for plain, whole in self._store.list_live():
+        """Read all live revocations and keys. Memory only grows, so what it holds already may stay.
+
+        After the first time calls are answered meanwhile, by Postgres. They must not wait for this: it works in small pieces, and rests after each.
+        """
+        async for plain, whole in self._store.list_live(page=SMALL_PAGE if self._is_serving else PAGE):
+            began = time.perf_counter()
             self._memory.add_plain(plain)
             for revocation in whole:
                 self._memory.add(revocation)
+            if self._is_serving:
+                await asyncio.sleep(REST * (time.perf_counter() - began))
         await self._ring.load()
+        self._is_serving = True
 
     def apply(self, change: str) -> None:
         """Apply what an instance told. Raises ValueError for what no instance wrote."""

@@ -14,7 +14,6 @@ from services.token.revocations import Revocation, RevokedKind
 from services.token.revoked import Plain
 from services.token.sessions import MAX_ACCESS_LIFE
 
-PAGE = 10_000  # rows of a snapshot fetched at once
 TOLD_AT_ONCE = 1000  # sessions in one notice, which is then of some 20 KB
 
 
@@ -40,9 +39,9 @@ class RevocationStore:
         SELECT {COLUMNS} FROM revocation WHERE expire_time > clock_timestamp() AND NOT (spared_revision = 0 AND issued_before IS NULL)
     """  # noqa: S608
 
-    async def list_live(self) -> AsyncIterator[tuple[list[Plain], list[Revocation]]]:
-        """Yield all revocations that still matter, the plain ones in pages. Those of one row are of some state between the beginning and the end."""
-        async for rows in self._database.pages(self._LIST_LIVE, size=PAGE):
+    async def list_live(self, *, page: int) -> AsyncIterator[tuple[list[Plain], list[Revocation]]]:
+        """Yield all revocations that still matter, the plain ones `page` at a time. Those of one row are of some state between beginning and end."""
+        async for rows in self._database.pages(self._LIST_LIVE, size=page):
             yield [tuple(row) for row in rows], []
         yield [], [_revocation(row) for row in await self._database.fetch(self._LIST_LIVE_WHOLE)]
 
