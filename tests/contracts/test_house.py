@@ -30,7 +30,7 @@ DRIVERS = re.compile(
 STATEMENT = re.compile(r"\s*(SELECT\s|INSERT\s+INTO\s|UPDATE\s+[\w.]+\s+(AS\s+\w+\s+|\w+\s+)?SET\s|DELETE\s+FROM\s|TRUNCATE\s|WITH\s+\w+\s+AS\s)")
 # Where SQL may stand: a context's store, the chassis's door to Postgres, migrations, and what looks after a whole server.
 SQL_PLACES = re.compile(
-    r"services/(identity|token|rbac)/store(/\w+|\w*)\.py|services/chassis/(postgres|migrate|outbox)\.py|services/(embedded|up/\w+)\.py|(tests|bench)/.*"
+    r"services/(identity|token|rbac)/store(/\w+|\w*)\.py|services/chassis/(postgres|migrate|outbox)\.py|services/(embedded|up/\w+|preflight/stores)\.py|(tests|bench)/.*"
 )
 
 
