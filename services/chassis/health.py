@@ -7,7 +7,7 @@ NOT_SERVING tells the drain that the balancer has seen it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -90,17 +90,20 @@ class Health(HealthServicer):
 @asynccontextmanager
 async def watched(health: Health, probe: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
     """Keep readiness true to `probe` while inside."""
-    task = asyncio.create_task(_watch(health, probe), name="health")
-    try:
+    async with _beside(_watch(health, probe), "health"):
         yield
-    finally:
-        task.cancel()
 
 
 @asynccontextmanager
 async def watched_redis(health: Health, redis: Redis) -> AsyncIterator[None]:
     """Say whether Redis answers while inside."""
-    task = asyncio.create_task(_watch_redis(health, redis), name="health-redis")
+    async with _beside(_watch_redis(health, redis), "health-redis"):
+        yield
+
+
+@asynccontextmanager
+async def _beside(watch: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    task = asyncio.create_task(watch, name=name)
     try:
         yield
     finally:

@@ -2,10 +2,10 @@
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from services.preflight.edge import Client, Edge
 from services.preflight.findings import Finding, State, judged, report
 from services.preflight.numbers import answered, from_numbers, pools
 from services.preflight.stores import postgres, redis
-from services.top.__main__ import CHECKOUT, target
+from services.top.__main__ import CHECKOUT, NothingToSee, endpoints, target, targets
 from services.top.scrape import Look, Target, look
 
 BY_HAND = {
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "--home",
         type=Path,
         default=CHECKOUT / ".watchword",
-        help="a stack of scripts/up, for whatever is not named (default: .watchword in the checkout)",
+        help="a stack of scripts/up, where neither --rest nor --target is given (default: .watchword in the checkout)",
     )
     add("--rest", type=rest, metavar="URL", help="the REST listener, as its callers reach it: https://auth.example.com")
     add(
@@ -60,22 +60,16 @@ def rest(text: str) -> str:
     return text
 
 
-def endpoints(home: Path) -> Mapping[str, Any]:
-    """Return where the stack of `home` is; nothing if there is none."""
-    try:
-        found: Mapping[str, Any] = json.loads((home / "endpoints.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
 async def preflight(options: argparse.Namespace, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
     """Yield what each check finds."""
-    stack = {} if options.rest or options.target else endpoints(options.relative_to / options.home)
-    targets = options.target or [Target(one["name"], one["metrics"]) for one in stack.get("instances", []) if one["metrics"]]
+    stack: Mapping[str, Any] = {}
+    if not (options.rest or options.target):
+        with suppress(NothingToSee):
+            stack = endpoints(options.relative_to / options.home)
+    instances = options.target or targets(stack)
     url = options.rest or stack.get("rest", "")
-    looks = await look(targets)
-    if targets:
+    looks = await look(instances)
+    if instances:
         for finding in from_numbers(looks):
             yield finding
     else:
@@ -85,7 +79,7 @@ async def preflight(options: argparse.Namespace, environment: Mapping[str, str])
     async for finding in redis(environment.get("REDIS_URL") or stack.get("redis_url", "")):
         yield finding
     if url:
-        async for finding in through(Edge(url), environment, looks, targets):
+        async for finding in through(Edge(url), environment, looks, instances):
             yield finding
     else:
         yield Finding(State.NOT_TRIED, "edge", "name it with --rest")
@@ -93,7 +87,7 @@ async def preflight(options: argparse.Namespace, environment: Mapping[str, str])
         yield Finding(State.BY_HAND, name, words)
 
 
-async def through(edge: Edge, environment: Mapping[str, str], before: Sequence[Look], targets: Sequence[Target]) -> AsyncIterator[Finding]:
+async def through(edge: Edge, environment: Mapping[str, str], before: Sequence[Look], instances: Sequence[Target]) -> AsyncIterator[Finding]:
     """Yield what is seen through the balancer, and whether it balanced."""
     async for finding in edge.checked():
         yield finding
@@ -101,8 +95,8 @@ async def through(edge: Edge, environment: Mapping[str, str], before: Sequence[L
     named = environment.get("CLIENT_ID", ""), environment.get("CLIENT_SECRET", "")
     revocation = await edge.revoked(Client(*named) if all(named) else None)
     yield revocation
-    if targets and revocation.state is State.OK:
-        then, now = answered(before, "VerifyToken"), answered(await look(targets), "VerifyToken")
+    if instances and revocation.state is State.OK:
+        then, now = answered(before, "VerifyToken"), answered(await look(instances), "VerifyToken")
         idle = [name for name, count in now.items() if count <= then.get(name, 0.0)]
         yield judged("balancing", good=not idle, words=", ".join(idle) or f"all {len(now)} instances of token were asked", otherwise="never asked")
 

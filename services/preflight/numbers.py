@@ -3,11 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from services.chassis.skew import TOLERATED
 from services.preflight.findings import Finding, judged
 from services.top.scrape import Look
 
 ENOUGH = 3  # instances of each service in production
-MAX_SKEW = 2.0  # seconds
 
 
 def from_numbers(looks: Sequence[Look]) -> Iterator[Finding]:
@@ -19,15 +19,15 @@ def from_numbers(looks: Sequence[Look]) -> Iterator[Finding]:
         return
     few = [f"{context} {len(ones)}" for context, ones in sorted(_by_context(told).items()) if len(ones) < ENOUGH]
     yield judged("instances", good=not few, words=_listed(few) or f"at least {ENOUGH} of each service", otherwise=f"fewer than {ENOUGH}")
-    yield _all(told, "ready", "watchword_ready", 1.0, "not ready")
-    yield _all(told, "leases", "watchword_lease_current", 1.0, "no lease, so Postgres is asked instead of memory")
-    yield _all(told, "callers", "watchword_callers_current", 1.0, "token is asked about every caller")
+    yield _all(told, "ready", "watchword_ready", "not ready")
+    yield _all(told, "leases", "watchword_lease_current", "no lease, so Postgres is asked instead of memory")
+    yield _all(told, "callers", "watchword_callers_current", "token is asked about every caller")
     late = [
         f"{one.target.name} {one.sum('watchword_clock_skew_seconds'):+.1f} s"
         for one in told
-        if abs(one.sum("watchword_clock_skew_seconds")) > MAX_SKEW
+        if abs(one.sum("watchword_clock_skew_seconds")) > TOLERATED
     ]
-    yield judged("clocks", good=not late, words=_listed(late) or f"within {MAX_SKEW:.0f} s of Postgres's", otherwise="wrong")
+    yield judged("clocks", good=not late, words=_listed(late) or f"within {TOLERATED:.0f} s of Postgres's", otherwise="wrong")
     yield _alike(told, "settings", "watchword_settings_info", "fingerprint")
     yield _alike(told, "versions", "watchword_build_info", "version")
     others = [f"{one.target.name} {kind}" for one in told for kind in _labels(one, "watchword_build_info", "environment") if kind != "production"]
@@ -48,8 +48,8 @@ def answered(looks: Sequence[Look], method: str) -> dict[str, float]:
     }
 
 
-def _all(looks: Sequence[Look], name: str, number: str, expected: float, otherwise: str) -> Finding:
-    wrong = [one.target.name for one in looks if any(sample.value != expected for sample in one.of(number))]
+def _all(looks: Sequence[Look], name: str, number: str, otherwise: str) -> Finding:
+    wrong = [one.target.name for one in looks if any(sample.value != 1 for sample in one.of(number))]
     return judged(name, good=not wrong, words=_listed(wrong) or "all", otherwise=otherwise)
 
 

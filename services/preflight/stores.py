@@ -6,9 +6,9 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.chassis.postgres import RESERVED_CONNECTIONS
 from services.preflight.findings import Finding, State, judged
 
-SPARE = 10  # connections that pools must leave
 PATIENCE = 5.0  # seconds
 _POSTGRES = """
     SELECT pg_is_in_recovery() AS is_replica, current_setting('max_connections')::int AS connections,
@@ -31,13 +31,12 @@ async def postgres(url: str, pools: int) -> AsyncIterator[Finding]:
     finally:
         await connection.close(timeout=PATIENCE)
     assert row is not None
+    yield judged("postgres", good=not row["is_replica"], words=f"DATABASE_URL names a {'replica' if row['is_replica'] else 'primary'}")
+    room = row["connections"] - RESERVED_CONNECTIONS
     yield judged(
-        "postgres", good=not row["is_replica"], words="DATABASE_URL names a primary" if not row["is_replica"] else "DATABASE_URL names a replica"
+        "pools", good=pools <= room, words=f"{pools} connections at most, of {row['connections']} less {RESERVED_CONNECTIONS}", otherwise="too many"
     )
-    room = row["connections"] - SPARE
-    yield judged("pools", good=pools <= room, words=f"{pools} connections at most, of {row['connections']} less {SPARE}", otherwise="too many")
-    kept = {name: row[name] for name in ("fsync", "synchronous_commit")}
-    off = [name for name, value in kept.items() if value == "off"]
+    off = [name for name in ("fsync", "synchronous_commit") if row[name] == "off"]
     yield judged("durability", good=not off, words=", ".join(off) or "what is committed is on disk", otherwise="switched off")
 
 

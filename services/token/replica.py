@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 Follower = Callable[[Revocation], None]
 
-PAGE = 10_000  # revocations taken in at once while nobody is served
-SMALL_PAGE = 1_000  # a few milliseconds, while calls are
+PAGE = 10_000  # revocations taken in at once by an instance that has just started
+SMALL_PAGE = 1_000  # a few milliseconds, by one that has calls
 REST = 3.0  # times as long as a small page took, for the calls that have come meanwhile
 
 
@@ -27,22 +27,23 @@ class TokenReplica:
         self._store = store
         self._memory = memory
         self._ring = ring
-        self._is_serving = False
+        self._was_loaded = False
 
     async def load(self) -> None:
         """Read all live revocations and keys. Memory only grows, so what it holds already may stay.
 
-        After the first time calls are answered meanwhile, by Postgres. They must not wait for this: it works in small pieces, and rests after each.
+        The first time it takes the quickest way to a lease. After that there are calls, which Postgres answers meanwhile and which must not wait for
+        it: it works in small pieces, and rests after each.
         """
-        async for plain, whole in self._store.list_live(page=SMALL_PAGE if self._is_serving else PAGE):
+        async for plain, whole in self._store.list_live(page=SMALL_PAGE if self._was_loaded else PAGE):
             began = time.perf_counter()
             self._memory.add_plain(plain)
             for revocation in whole:
                 self._memory.add(revocation)
-            if self._is_serving:
+            if self._was_loaded:
                 await asyncio.sleep(REST * (time.perf_counter() - began))
         await self._ring.load()
-        self._is_serving = True
+        self._was_loaded = True
 
     def apply(self, change: str) -> None:
         """Apply what an instance told. Raises ValueError for what no instance wrote."""

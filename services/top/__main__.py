@@ -8,9 +8,10 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from services.top.figures import instances, methods, pairs, whole
 from services.top.scrape import Look, Target, look
@@ -51,13 +52,18 @@ def target(text: str) -> Target:
     return Target(name, url)
 
 
-def targets(home: Path) -> list[Target]:
-    """Return the instances that tell numbers, as they are now: they may be more or fewer than before. Raises NothingToSee."""
+def endpoints(home: Path) -> Mapping[str, Any]:
+    """Return where the stack of `home` is, as it is now: its instances may be more or fewer than before. Raises NothingToSee."""
     try:
-        found = json.loads((home / "endpoints.json").read_text(encoding="utf-8"))["instances"]
-    except (OSError, ValueError, KeyError):
+        found: Mapping[str, Any] = json.loads((home / "endpoints.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         raise NothingToSee(f"no stack runs in {home}; start one with scripts/up, or name its home with --home") from None
-    return [Target(one["name"], one["metrics"]) for one in found if one["metrics"]]
+    return found
+
+
+def targets(stack: Mapping[str, Any]) -> list[Target]:
+    """Return the instances of a stack that tell numbers."""
+    return [Target(one["name"], one["metrics"]) for one in stack.get("instances", ()) if one["metrics"]]
 
 
 def draw(before: Sequence[Look], after: Sequence[Look]) -> str:
@@ -77,7 +83,7 @@ class Watch:
 
     async def look(self) -> list[Look]:
         """Look once. Raises NothingToSee."""
-        return await look(self._given or targets(self._home))
+        return await look(self._given or targets(endpoints(self._home)))
 
     async def pause(self) -> None:
         """Wait for the time of the next look, or the end."""

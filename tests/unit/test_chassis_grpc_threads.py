@@ -34,16 +34,16 @@ REFUSED = [
 ]
 
 
-def policies(before: str = "pass", **environment: str) -> tuple[int, list[int]]:
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, in which nobody has chosen how connections are served unless `environment` says so."""
+    inherited = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, timeout=60, check=True)
+
+
+def policies(before: str = "pass") -> tuple[int, list[int]]:
     """Return how the thread of the loop is scheduled, and how the others are, in a process that served a connection."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(before=before)],
-        env={**{name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run(PROGRAM.format(before=before))
     assert done.stderr == ""  # so says a release of grpc that does not know the experiment any more
     loop, others = json.loads(done.stdout)
     return loop, others
@@ -90,9 +90,6 @@ importlib.import_module("{module}")
 )
 def test_how_connections_are_served_is_decided_before_grpc_is_loaded(module: str, given: dict[str, str], expected: str) -> None:
     """grpc looks when it is loaded, and never again. Whoever decided otherwise keeps that."""
-    environment = {**{name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}, **given}
-    said = subprocess.run(
-        [sys.executable, "-c", LOADING.format(module=module)], env=environment, capture_output=True, text=True, timeout=60, check=True
-    )
+    said = run(LOADING.format(module=module), **given)
 
     assert said.stdout.strip() == expected

@@ -50,11 +50,11 @@ def telling(**instances: str) -> Iterator[list[str]]:
 
 
 GOOD = (
-    'watchword_build_info{context="token",environment="production",version="1"} 1\\n'
-    'watchword_settings_info{context="token",fingerprint="a"} 1\\n'
-    'watchword_ready{context="token"} 1\\nwatchword_lease_current{context="token"} 1\\nwatchword_clock_skew_seconds{context="token"} 0.1\\n'
-    'watchword_database_connections_max{context="token"} 10\\n'
-).replace("\\n", "\n")
+    'watchword_build_info{context="token",environment="production",version="1"} 1\n'
+    'watchword_settings_info{context="token",fingerprint="a"} 1\n'
+    'watchword_ready{context="token"} 1\nwatchword_lease_current{context="token"} 1\nwatchword_clock_skew_seconds{context="token"} 0.1\n'
+    'watchword_database_connections_max{context="token"} 10\n'
+)
 
 
 @pytest.mark.parametrize(
