@@ -4,9 +4,10 @@ A hash takes a quarter of a second of a core. Work that would end after its call
 before it costs anything. Hashes have a small share of the cores. In a flood of logins they are idle tasks, and have what is left: a flood must not
 slow the answers that need no hash. An idle one that gets nothing for too long is given up for one with a small share (decision 20).
 
-A place in the queue is taken before anything else is done for a login, and is judged twice: when it is taken, by the queue before it, and when its
-turn comes, by the time that is left. Where nobody else waits, a hash is judged by its CPU time and not by how long the last ones took: a machine that
-was slow for a while would else refuse everybody for ever, and never see that it is fast again.
+A place in the queue is taken before anything else is done for a login, and is judged again and again: when it is taken, by the queue before it;
+whenever another hash has ended, or takes long, by how long they take now; and when its turn comes, by the time that is left. Where nobody else waits,
+a hash is judged by its CPU time and not by how long the last ones took: a machine that was slow for a while would else refuse everybody for ever, and
+never see that it is fast again.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from typing import TypeVar
 
 import structlog
 
+from services.identity.hash_queue import HashQueue
 from services.identity.hasher import Done, Hasher, HasherLost, Priority
 from watchword.errors import LoginCapacityExceeded
 
@@ -56,13 +58,13 @@ class HashPool:
         self.given_up = 0
         self.cpu = 0.0
         self._flood_until = 0.0
-        self._turns = asyncio.Semaphore(workers)
+        self._queue = HashQueue(workers, self.refusal)
         self._is_closed = False
         self._hashers: set[Hasher] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._at_first, self._at_last = AT_FIRST, AT_LAST
         self._free: defaultdict[Priority, list[Hasher]] = defaultdict(list)
-        self._hashing: set[asyncio.Future[Done]] = set()
+        self._hashing: dict[asyncio.Future[Done], float] = {}  # since when
 
     @classmethod
     @asynccontextmanager
@@ -94,7 +96,18 @@ class HashPool:
     @property
     def wait(self) -> float:
         """Seconds that new work would wait for its turn."""
-        return max(0, self.present - self.workers + 1) / self.workers * self.average
+        return self._ahead * self.average
+
+    @property
+    def _ahead(self) -> float:
+        """How many hashes one after another come before new work."""
+        return max(0, self.present - self.workers + 1) / self.workers
+
+    @property
+    def _pace(self) -> float:
+        """Seconds that a hash takes now: as long as the last ones, and not less than the one under way has taken already."""
+        now = time.monotonic()
+        return max(self.average, now - min(self._hashing.values(), default=now))
 
     @contextmanager
     def admitted(self, *, remaining: float) -> Iterator["Place"]:
@@ -109,10 +122,13 @@ class HashPool:
 
     def require_room(self, *, remaining: float) -> None:
         """Raise LoginCapacityExceeded if new work would not be done within `remaining` seconds."""
-        wait = self.wait
-        if wait >= FLOOD:
+        if self.wait >= FLOOD:
             self._flood_until = time.monotonic() + EBB
-        if self.present >= MAX_PRESENT or MARGIN + (wait * (1 + SLACK) + self.average if wait else self._cost) > remaining:
+        pace = self._pace
+        if pace > self.average:
+            self._queue.weed(pace)
+        needed = (self._ahead * (1 + SLACK) + 1) * pace if self._ahead else self._cost
+        if self.present >= MAX_PRESENT or MARGIN + needed > remaining:
             raise self.refusal()
 
     async def run(self, work: Callable[[], T], *, remaining: float) -> T:
@@ -132,20 +148,21 @@ class HashPool:
         """
         try:
             pickled = pickle.dumps(work)
-            await self._turns.acquire()
+            await self._queue.turn(until=deadline - MARGIN, cost=self._cost)
         except BaseException:
             gone()
             raise
         if self._is_closed:
-            self._turns.release()
+            self._queue.leave()
             gone()
             raise asyncio.CancelledError
         hashing = asyncio.ensure_future(self._done(pickled, deadline))
-        self._hashing.add(hashing)
+        self._hashing[hashing] = time.monotonic()
 
         def over(hashing: "asyncio.Future[Done]") -> None:
-            self._hashing.discard(hashing)
-            self._turns.release()
+            del self._hashing[hashing]
+            self._queue.weed(self._pace)
+            self._queue.leave()
             gone()
             if not hashing.cancelled():
                 hashing.exception()  # is told to the caller, who may have gone

@@ -22,6 +22,8 @@ from services.chassis import redis as chassis_redis
 from services.chassis.fanout import Fanout
 from services.chassis.postgres import Database, Posted
 from services.chassis.skew import Skew
+from services.identity.hash_queue import HashQueue
+from services.identity.hashing import HashPool
 from services.rbac.checker import Checker
 from services.token.revocations import Revocations
 from watchword import rules
@@ -213,6 +215,13 @@ def without_priority() -> None:
         group.write_text("19")
 
 
+def without_admission() -> None:
+    """Every login is hashed, however many wait."""
+    put(HashPool, "require_room", lambda *_, **__: None)
+    put(HashPool, "is_too_late", lambda *_: False)
+    put(HashQueue, "_refuse", lambda *_: None)
+
+
 def without_answers() -> None:
     """SIGUSR1: every call is answered UNAVAILABLE, and health says nothing of it; SIGUSR2: no more."""
     activities: list[edge.Activity] = []
@@ -254,14 +263,17 @@ INSTANCES: Mapping[str, Callable[[], None]] = {
     "leeway": without_leeway,
     "comparison": without_comparison,
     "priority": without_priority,
+    "admission": without_admission,
     "answers": without_answers,
 }
 
 
 def weaken(name: str) -> None:
-    """Take a defence away from this process; `clock+2` sets its clock two seconds ahead."""
+    """Take a defence away from this process; `clock+2` sets its clock two seconds ahead, `cost12` has it hash as production does."""
     if name.startswith("clock"):
         skew(float(name.removeprefix("clock")))
+    elif name.startswith("cost"):
+        os.environ["BCRYPT_COST"] = name.removeprefix("cost")
     elif name in INSTANCES:
         INSTANCES[name]()
 

@@ -21,6 +21,7 @@ import pytest
 
 from services.identity import hash_process, hashing
 from services.identity.hash_process import NICE
+from services.identity.hash_queue import HashQueue
 from services.identity.hashing import AT_FIRST, MARGIN, HashPool, usable_cores
 from services.identity.passwords import Passwords
 from tests.conftest import eventually
@@ -41,6 +42,13 @@ def note(path: Path, text: str = "x") -> None:
     """Work that leaves a trace."""
     with path.open("a") as file:
         file.write(text)
+
+
+def burn(seconds: float) -> None:
+    """Work that takes so much CPU."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
 
 
 def reject() -> None:
@@ -114,20 +122,79 @@ async def test_more_processes_make_a_shorter_queue(tmp_path: Path) -> None:
             assert pool.wait == 1.0  # the third runs next: a process is free after one hash
 
 
-async def test_work_whose_turn_comes_too_late_is_not_begun(tmp_path: Path) -> None:
-    """The queue may turn out slower than it looked."""
+async def test_whose_turn_does_not_come_in_time_hears_it_while_he_still_listens(tmp_path: Path) -> None:
+    """The queue may turn out slower than it looked: then he is told when there is just no time left for a hash, and not when all is over."""
     done = tmp_path / "done"
     async with HashPool.open(workers=1, first_guess=0.001) as pool:
+        await pool.run(partial(burn, 0.4), remaining=100)
+        pool.average = 0.001
         async with busy(pool, 1, tmp_path) as hold:
-            late = asyncio.create_task(pool.run(partial(note, done), remaining=0.2))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0.25)  # its deadline has passed
-            hold.release()
+            began = time.monotonic()
             with pytest.raises(LoginCapacityExceeded):
-                await late
+                await pool.run(partial(note, done), remaining=1.0)
+            assert 0.4 < time.monotonic() - began < 1.0
+            hold.release()
 
         assert not done.exists()
         assert pool.refused == 1
+
+
+async def test_those_who_wait_are_told_as_soon_as_hashes_are_seen_to_be_slower(tmp_path: Path) -> None:
+    """Nobody waits for seconds for what cannot be any more; and who has the patience for it keeps his place."""
+    done = tmp_path / "done"
+    async with HashPool.open(workers=1) as pool:
+        await pool.run(NOTHING, remaining=1e6)
+        first, second = Hold(tmp_path / "first"), Hold(tmp_path / "second")
+        pool.average = 1.0
+        for hold in (first, second):
+            following = asyncio.create_task(pool.run(partial(wait_for, hold.path), remaining=1e6))
+        brief = asyncio.create_task(pool.run(partial(note, done), remaining=1000))
+        patient = asyncio.create_task(pool.run(partial(note, done, "patient"), remaining=1e6))
+        await asyncio.sleep(0)
+        pool.average = 900.0  # seconds
+        first.release()
+
+        with pytest.raises(LoginCapacityExceeded):
+            await asyncio.wait_for(brief, 10)
+        assert pool.present == 2
+        second.release()
+        await following
+        await patient
+        for hold in (first, second):
+            hold.close()
+
+    assert done.read_text() == "patient"
+
+
+async def test_a_hash_that_takes_long_counts_before_it_has_ended(tmp_path: Path) -> None:
+    """Whoever comes while one is stuck must not believe the queue to be as fast as ever; nor need those wait on who came before."""
+    async with HashPool.open(workers=1, first_guess=0.001) as pool, busy(pool, 1, tmp_path):
+        following, last = (asyncio.create_task(pool.run(NOTHING, remaining=100)) for _ in range(2))
+        await asyncio.sleep(0)
+        with pool.admitted(remaining=100):
+            pass
+        pool._hashing.update(dict.fromkeys(pool._hashing, time.monotonic() - 60))
+
+        with pytest.raises(LoginCapacityExceeded), pool.admitted(remaining=100):
+            pass
+        with pytest.raises(LoginCapacityExceeded):
+            await asyncio.wait_for(last, 10)
+        assert not following.done()
+
+
+async def test_a_turn_that_is_given_to_who_just_went_is_the_next_ones(tmp_path: Path) -> None:
+    """Or the pool would be smaller from then on."""
+    queue = HashQueue(1, LoginCapacityExceeded)
+    await queue.turn(until=time.monotonic() + 100, cost=0)
+    going, staying = (asyncio.create_task(queue.turn(until=time.monotonic() + 100, cost=0)) for _ in range(2))
+    await asyncio.sleep(0)
+    queue.leave()
+    going.cancel()
+
+    await asyncio.wait_for(staying, 10)
+    assert going.cancelled()
+    queue.leave()
+    await asyncio.wait_for(queue.turn(until=time.monotonic() + 100, cost=0), 10)
 
 
 async def test_while_others_wait_a_turn_is_judged_by_how_long_hashes_take_here(tmp_path: Path) -> None:

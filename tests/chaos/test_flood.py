@@ -1,0 +1,121 @@
+"""Ten times as many logins as can be hashed, whether or not the others are answered. Source: reliability, F34."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from bench.flood_figures import REFUSED, SERVED
+from bench.lanes import NOTHING
+from bench.load import write_requests
+from bench.machine import MIB, resident_bytes
+from bench.workers import Answer, Worker, worker
+from services.top.scrape import Target, look
+from tests.chaos.calls import CHECKS, ms
+from tests.chaos.load import Load
+from tests.chaos.record import record
+from tests.chaos.rows import failures, last, sound
+from tests.chaos.world import World
+from tests.service.token.inquiry import now
+from tests.suite.conftest import PASSWORD, Person
+from watchword.identity.v1 import authentication_pb2, user_pb2
+
+TIMES = 10  # what can be hashed
+FLOOD = 20.0  # seconds
+BRIEF = 8.0  # seconds: twice the patience, so that who came first has gone when it ends
+PATIENCE = 4.0  # seconds: the deadline of each login
+COST = "cost12"  # of a hash: that of production
+ACCOUNTS = 32  # one account's logins under way at once are counted as guesses until they succeed
+AT_ONCE = 8  # logins under way while it is measured how many can be hashed
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """Logins, made by a process of its own."""
+
+    worker: Worker
+    address: str
+    requests: Path
+
+    async def most(self) -> float:
+        """Return how many logins a second are served at most while nothing else happens."""
+        answer = await self._ask(callers=AT_ONCE, seconds=3.0)
+        return float(answer["told"][SERVED]["count"] / answer["seconds"])
+
+    async def flood(self, rate: float, seconds: float) -> dict[str, Answer]:
+        """Ask for so many logins a second; return how many ended how, with percentiles in microseconds from the moment when each was due."""
+        told: dict[str, Answer] = (await self._ask(rate=rate, seconds=seconds, seed=1))["told"]
+        return told
+
+    async def _ask(self, **more: float) -> Answer:
+        told = {"address": self.address, "method": "Login", "requests": str(self.requests), "authorization": "", "limit": PATIENCE}
+        return await self.worker.ask(**told, **more)
+
+
+@asynccontextmanager
+async def storming(stack: World, person: Person, directory: Path) -> AsyncIterator[Storm]:
+    """Have accounts that log in, and who logs them in, while inside."""
+    requests, emails = directory / "logins", [f"{uuid4().hex[:12]}@example.com" for _ in range(ACCOUNTS)]
+    for first in range(0, ACCOUNTS, AT_ONCE):
+        made = [user_pb2.CreateUserRequest(email=email, password=PASSWORD, email_verified=True) for email in emails[first : first + AT_ONCE]]
+        await asyncio.gather(*(stack.grpc.users.CreateUser(one, metadata=person.metadata, timeout=10) for one in made))
+    write_requests(requests, [authentication_pb2.LoginRequest(login=email, password=PASSWORD).SerializeToString() for email in emails])
+    async with worker("bench.pace", log=directory / "pace.log", core=None) as running:
+        yield Storm(running, stack.endpoints.grpc, requests)
+
+
+async def resident(stack: World) -> float:
+    """Return the MiB that identity holds, its hash processes included."""
+    identities = [one for one in stack.now() if one.service == "identity"]
+    told = await look([Target(one.name, one.metrics) for one in identities])
+    return (sum(resident_bytes(one.pid or 0) for one in identities) + sum(one.sum("watchword_identity_hash_memory_bytes") for one in told)) / MIB
+
+
+async def test_f34_a_flood_of_logins(stack: World, person: Person, tmp_path: Path) -> None:
+    """Whoever asks for anything else hardly notices; who logs in gets a session, or hears at once when to come back."""
+    async with stack.without(COST, of=("identity",)), storming(stack, person, tmp_path) as storm:
+        most = await storm.most()
+        async with (load := Load(stack, person)).running():
+            idle, before = now(), await resident(stack)
+            await last(5.0)
+            began = now()
+            told = await storm.flood(TIMES * most, FLOOD)
+            ended, grown = now(), await resident(stack) - before
+        said = await sound(load)
+    async with stack.without(COST, "admission", of=("identity",)), storming(stack, person, tmp_path) as storm:
+        queued = await storm.flood(TIMES * most, BRIEF)
+
+    checks, quiet = (load.log.of(*CHECKS).between(*times) for times in ((began, ended), (idle, began)))
+    share = len(checks.calls) / (ended - began) / (len(quiet.calls) / (began - idle))
+    served, refused, others, in_vain = (
+        told[SERVED],
+        told.get(REFUSED, NOTHING),
+        counts(told, but=(SERVED, REFUSED)),
+        counts(queued, but=(SERVED, REFUSED)),
+    )
+    record(
+        "F34",
+        broken=f"{TIMES * most:.0f} logins a second, {TIMES} times what can be hashed, for {FLOOD:.0f} s on {os.cpu_count()} cores",
+        promised="no read fails; checks keep 0.7 of their rate, and three times their p99; a login is served, or refused long before its "
+        "deadline, with RetryInfo; no more memory",
+        seen=f"{failures(load.reads)} reads failed; {share:.2f} of the checks a second, p99 {ms(checks.p99)} ({ms(quiet.p99)} before); "
+        f"{served['count'] / FLOOD:.1f} logins a second served ({most:.1f} without flood and load), {refused['count']:,} refused after "
+        f"{ms(refused['p50'] / 1e6)} (p50), {ms(refused['p95'] / 1e6)} (p95), {sum(others)} others; {grown:+.1f} MiB; {said}",
+        without=f"every login waits for its hash: {sum(in_vain):,} of {sum(counts(queued)):,} in vain",
+    )
+    assert load.reads.failed == []
+    assert share > 0.7
+    assert checks.p99 < 3 * quiet.p99
+    assert refused["count"] > 0.7 * sum(counts(told))
+    assert refused["p95"] / 1e6 < PATIENCE / 8
+    assert sum(others) <= refused["count"] / 100
+    assert grown < 16
+    assert sum(in_vain) > sum(counts(queued)) / 2
+
+
+def counts(told: dict[str, Answer], but: tuple[str, ...] = ()) -> list[int]:
+    """Return how many logins ended in each way, but for some ways."""
+    return [one["count"] for how, one in told.items() if how not in but]
