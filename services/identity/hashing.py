@@ -105,9 +105,9 @@ class HashPool:
 
     @property
     def _pace(self) -> float:
-        """Seconds that a hash takes now: as long as the last ones, and not less than the one under way has taken already."""
+        """Seconds that a hash takes now: as long as the last ones, or as half of what the one under way has taken: one slow one is no measure."""
         now = time.monotonic()
-        return max(self.average, now - min(self._hashing.values(), default=now))
+        return max(self.average, (now - min(self._hashing.values(), default=now)) / 2)
 
     @contextmanager
     def admitted(self, *, remaining: float) -> Iterator["Place"]:

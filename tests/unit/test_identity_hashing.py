@@ -173,7 +173,7 @@ async def test_a_hash_that_takes_long_counts_before_it_has_ended(tmp_path: Path)
         await asyncio.sleep(0)
         with pool.admitted(remaining=100):
             pass
-        pool._hashing.update(dict.fromkeys(pool._hashing, time.monotonic() - 60))
+        pool._hashing.update(dict.fromkeys(pool._hashing, time.monotonic() - 120))
 
         with pytest.raises(LoginCapacityExceeded), pool.admitted(remaining=100):
             pass

@@ -463,7 +463,7 @@ class Stack:
 
     def call(self, address: str) -> Call:
         """Return a call as handlers see it."""
-        return Call("test", address=address, deadline=time.monotonic() + 20)
+        return Call("test", address=address, deadline=time.monotonic() + 60)
 
     def again(self, client: "Client", at: int) -> "Client":
         """Return the same caller at another instance."""
