@@ -1,7 +1,8 @@
-"""docs/benchmarks.md, written from the results of a run; `python -m bench.page` writes it anew from the committed ones."""
+"""docs/benchmarks.md and the README's table, written from the results of a run; `python -m bench.page` does so anew from the committed ones."""
 
 from collections.abc import Sequence
 
+from bench import readme
 from bench.figures import Figure
 from bench.guide import guide
 from bench.latency_table import latencies
@@ -75,8 +76,9 @@ def page(results: Results, plots: Sequence[str] = ()) -> str:
 
 
 def publish(results: Results) -> None:
-    """Write the page and its plots."""
+    """Write the page and its plots, and the table."""
     PAGE.write_text(page(results, draw(results.figures, PLOTTED)), encoding="utf-8")
+    readme.publish(results)
 
 
 def _summary(results: Results) -> list[str]:
@@ -104,7 +106,7 @@ def _facts(results: Results) -> list[str]:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write them."""
     publish(Results.decode(COMMITTED.read_bytes()))
 
 

@@ -48,7 +48,7 @@ def principal_of(claims: Claims) -> Principal:
         claims.kind,
         str(claims.client_id) if claims.client_id else "",
         claims.sid or "",
-        frozenset(claims.scope),
+        _often_set(claims.scope),
         claims.roles,
         claims.acr,
         claims.auth_time,
@@ -56,6 +56,11 @@ def principal_of(claims: Claims) -> Principal:
         claims.jti,
         claims.exp,
     )
+
+
+@lru_cache(maxsize=1024)
+def _often_set(scopes: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(scopes)
 
 
 @lru_cache(maxsize=256)

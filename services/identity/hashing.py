@@ -5,9 +5,9 @@ before it costs anything. Hashes have a small share of the cores. In a flood of 
 slow the answers that need no hash. An idle one that gets nothing for too long is given up for one with a small share (decision 20).
 
 A place in the queue is taken before anything else is done for a login, and is judged again and again: when it is taken, by the queue before it;
-whenever another hash has ended, or takes long, by how long they take now; and when its turn comes, by the time that is left. Where nobody else waits,
-a hash is judged by its CPU time and not by how long the last ones took: a machine that was slow for a while would else refuse everybody for ever, and
-never see that it is fast again.
+when another hash has ended, or somebody comes while hashes take long, by how long they take now; and when its turn comes, by the time that is left.
+Where nobody else waits, a hash is judged by its CPU time and not by how long the last ones took: a machine that was slow for a while would else
+refuse everybody for ever, and never see that it is fast again.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import structlog
@@ -105,9 +106,8 @@ class HashPool:
 
     @property
     def _pace(self) -> float:
-        """Seconds that a hash takes now: as long as the last ones, or as half of what the one under way has taken: one slow one is no measure."""
-        now = time.monotonic()
-        return max(self.average, (now - min(self._hashing.values(), default=now)) / 2)
+        """Seconds that a hash takes now: as long as the last ones, or as half of what those under way have taken: one slow one is no measure."""
+        return max(self.average, (time.monotonic() - median(self._hashing.values())) / 2) if self._hashing else self.average
 
     @contextmanager
     def admitted(self, *, remaining: float) -> Iterator["Place"]:
@@ -139,31 +139,32 @@ class HashPool:
     def refusal(self) -> LoginCapacityExceeded:
         """Count a refusal and return it."""
         self.refused += 1
-        return LoginCapacityExceeded(retry_after=timedelta(seconds=max(1.0, self.wait)))
+        return LoginCapacityExceeded(retry_after=timedelta(seconds=max(1.0, self._ahead * self._pace)))
 
-    async def submit(self, work: Callable[[], T], deadline: float, gone: Callable[[], None]) -> T:
-        """Return what `work` returns in a process of the pool, once it has its turn; `gone` is called when nothing of it is left there.
+    async def submit(self, work: Callable[[], T], place: "Place") -> T:
+        """Return what `work` returns in a process of the pool, once it has its turn; `place` is given back when nothing of it is left there.
 
         A caller who goes while it waits takes it along; what has begun is ended for nobody, for a process cannot be told to stop in between.
         """
         try:
             pickled = pickle.dumps(work)
-            await self._queue.turn(until=deadline - MARGIN, cost=self._cost)
+            await self._queue.turn(until=place.deadline - MARGIN, cost=self._cost)
         except BaseException:
-            gone()
+            place.give_back()
             raise
         if self._is_closed:
             self._queue.leave()
-            gone()
+            place.give_back()
             raise asyncio.CancelledError
-        hashing = asyncio.ensure_future(self._done(pickled, deadline))
+        place.has_begun = True
+        hashing = asyncio.ensure_future(self._done(pickled, place.deadline))
         self._hashing[hashing] = time.monotonic()
 
         def over(hashing: "asyncio.Future[Done]") -> None:
             del self._hashing[hashing]
             self._queue.weed(self._pace)
             self._queue.leave()
-            gone()
+            place.give_back()
             if not hashing.cancelled():
                 hashing.exception()  # is told to the caller, who may have gone
 
@@ -249,26 +250,32 @@ class HashPool:
 
 
 class Place:
-    """A place in the queue, for one piece of work."""
+    """A place in the queue, for one piece of work.
+
+    deadline   of time.monotonic
+    has_begun  whether the work may have been looked at
+    """
 
     def __init__(self, pool: HashPool, deadline: float) -> None:
         self._pool = pool
-        self._deadline = deadline
+        self.deadline = deadline
+        self.has_begun = False
         self._is_used = False
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return what `work` returns. Raises LoginCapacityExceeded without beginning it if it would end too late once its turn has come."""
         assert not self._is_used
         self._is_used = True
-        return await self._pool.submit(work, self._deadline, self._give_back)
+        return await self._pool.submit(work, self)
 
     def leave(self) -> None:
         """Give the place back, unless its work does when it ends: the caller may go earlier."""
         if not self._is_used:
             self._is_used = True
-            self._give_back()
+            self.give_back()
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """Have the queue shorter by one."""
         self._pool.present -= 1
 
 

@@ -4,6 +4,7 @@ Count, compare, and only then look at the account. Every way to fail takes the s
 with a dummy, and so is an account in a pause, whose password is then not tried at all.
 """
 
+import asyncio
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -86,8 +87,9 @@ class Prover:
         kept = "" if barred or credential is None else credential.password_hash
         try:
             matched = await place.run(partial(self._passwords.matches, password, kept))
-        except LoginCapacityExceeded:
-            await self._attempts.unused(reservation)
+        except (LoginCapacityExceeded, asyncio.CancelledError) as error:
+            if isinstance(error, LoginCapacityExceeded) or not place.has_begun:
+                await self._attempts.unused(reservation)
             raise
         if credential is not None and matched and credential.account.is_active:
             await self._attempts.succeeded(reservation)

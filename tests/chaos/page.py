@@ -5,12 +5,13 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.marked import put
 from tests.chaos.record import Row, rows, write
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "tests" / "chaos" / "results.json"
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- written by scripts/chaos -->\n", "<!-- end -->\n"
+BEGIN = "<!-- written by scripts/chaos -->\n"
 
 
 def table(kept: list[Row], summary: str) -> str:
@@ -20,19 +21,13 @@ def table(kept: list[Row], summary: str) -> str:
     return "\n".join([summary, "", *(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines), ""])
 
 
-def put(page: str, written: str) -> str:
-    """Return the page with what a run writes replaced."""
-    before, _, rest = page.partition(BEGIN)
-    return before + BEGIN + written + END + rest.partition(END)[2]
-
-
 def main() -> None:
     """Take the results of a run over."""
     found, seconds = Path(sys.argv[1]), int(sys.argv[2])
     kept = rows(found)
     summary = f"The last full run: {datetime.now(UTC):%Y-%m-%d}, {seconds // 60} minutes, {os.cpu_count()} cores, {len(kept)} rows."
     write(COMMITTED, kept)
-    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), table(kept, summary)), encoding="utf-8")
+    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), BEGIN, table(kept, summary)), encoding="utf-8")
 
 
 if __name__ == "__main__":

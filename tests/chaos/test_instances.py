@@ -46,17 +46,19 @@ async def test_f01_an_instance_is_killed(stack: World, person: Person) -> None:
 
     assert load.reads.failed == []
     assert len(load.writes.failed) <= CHANGERS * kills
-    said = await sound(load)
+    said, meanwhile, before = await sound(load), load.reads.between(began).p99, load.reads.between(idle, began).p99
     async with stack.without("retries"):
         without = await reads_lost(stack, person)
     record(
         "F01",
         broken="an instance, kill -9, one of two, each service in turn",
-        promised="0 reads fail; no more changes fail than were under way, none is lost or made twice",
-        seen=f"{kills} kills: {failures(load.reads)} reads failed, p99 {ms(load.reads.between(began).p99)} "
-        f"({ms(load.reads.between(idle, began).p99)} before); {failures(load.writes)} tries of changes failed; {said}",
+        promised="0 reads fail, their p99 is at most three times that before; no more changes fail than were under way, none is lost or made twice",
+        seen=f"{kills} kills: {failures(load.reads)} reads failed, p99 {ms(meanwhile)} ({ms(before)} before); "
+        f"{failures(load.writes)} tries of changes failed; {said}",
         without=f"Envoy without retries: {without}",
     )
+    if LONG:  # beside other tests the machine is slow by itself
+        assert meanwhile < 3 * before
 
 
 async def reads_lost(stack: World, person: Person) -> str:

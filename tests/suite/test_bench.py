@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import bench.__main__ as command
+from bench import readme
 from bench.alarm import BILLION
 from bench.figures import Bench, Figure
+from bench.marked import END, put
 from bench.pace import Paced, Times, schedule
-from bench.page import page
+from bench.page import COMMITTED, page
 from bench.plots import draw
 from bench.results import Failure, Results
 from bench.slices import Spread
@@ -57,6 +59,16 @@ def test_the_page_is_written_from_the_results_alone(out: Path) -> None:
     written = page(results)
 
     assert all(f"`{figure.name}`" in written for figure in results.figures)
+
+
+def test_the_readme_says_what_the_committed_run_says() -> None:
+    """A figure that somebody corrected by hand, or a row of which no run says anything, is found."""
+    written = readme.table(Results.decode(COMMITTED.read_bytes()).figures)
+
+    assert readme.BEGIN + written + END in readme.README.read_text(encoding="utf-8")
+    assert written.count("\n") == 2 + len(readme.ROWS)
+    with pytest.raises(ValueError, match="an end"):
+        put("a page without marks", readme.BEGIN, written)
 
 
 def test_plots_are_drawn_from_the_figures_alone_and_always_the_same(tmp_path: Path) -> None:

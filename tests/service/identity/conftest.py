@@ -19,6 +19,7 @@ import pytest
 
 from services.chassis.call import Call
 from services.chassis.clock import Clock
+from services.chassis.edge import MAX_DEADLINE
 from services.chassis.redis import Redis
 from services.chassis.tenancy import DEFAULT_TENANT
 from services.identity import hashing
@@ -463,7 +464,7 @@ class Stack:
 
     def call(self, address: str) -> Call:
         """Return a call as handlers see it."""
-        return Call("test", address=address, deadline=time.monotonic() + 60)
+        return Call("test", address=address, deadline=time.monotonic() + 20)
 
     def again(self, client: "Client", at: int) -> "Client":
         """Return the same caller at another instance."""
@@ -513,7 +514,7 @@ class Client:
     async def ask(self, stub: Callable[..., Any], method: str, request: Any, *, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
         """Return the answer, or raise the failure as its class."""
         try:
-            return await getattr(stub(self.channel), method)(request, metadata=(*self._metadata(), *metadata), timeout=20)
+            return await getattr(stub(self.channel), method)(request, metadata=(*self._metadata(), *metadata), timeout=MAX_DEADLINE)
         except grpc.aio.AioRpcError as error:
             raise status.decode(error) from error
 

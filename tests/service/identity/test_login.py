@@ -10,6 +10,7 @@ import pytest
 
 from services.identity.passwords import Passwords
 from services.identity.service import assembled
+from tests.conftest import eventually
 from tests.hold import Hold, wait_for
 from tests.service.identity.conftest import OTHER_PASSWORD, PASSWORD, TENANT, Stack, gather, serving_identity
 from watchword.errors import (
@@ -282,6 +283,34 @@ async def test_a_login_whose_turn_comes_too_late_is_no_failed_one(stack: Stack) 
 
     assert {type(outcome) for outcome in outcomes} == {LoginCapacityExceeded}
     assert pool.present == 0
+    await stack.login(email, client=client)
+
+
+async def test_a_login_whose_caller_hangs_up_while_it_waits_is_no_failed_one(stack: Stack, tmp_path: Path) -> None:
+    """Nor is one whose deadline ends then: twenty of them, where the eleventh failure would have to wait."""
+    email, client = stack.email(), stack.client()
+    await stack.account(email=email)
+    hold, pool = Hold(tmp_path / "hold"), stack.identity.pool
+    blocked = [asyncio.create_task(pool.run(partial(wait_for, hold.path), remaining=1e6)) for _ in range(pool.workers)]
+
+    async def all_wait() -> bool:
+        return len(pool._queue._waiting) == 5
+
+    async def nobody_waits() -> bool:
+        return pool.present == pool.workers
+
+    try:
+        for _ in range(4):
+            logins = [asyncio.create_task(stack.login(email, client=client)) for _ in range(5)]
+            await eventually(all_wait)
+            for one in logins:
+                one.cancel()
+            await eventually(nobody_waits)
+    finally:
+        hold.release()
+        await asyncio.gather(*blocked)
+        hold.close()
+
     await stack.login(email, client=client)
 
 
