@@ -4,15 +4,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from bench.flood_figures import REFUSED, SERVED
-from bench.lanes import NOTHING
+from bench.lanes import NOTHING, Lane
 from bench.load import write_requests
 from bench.machine import MIB, resident_bytes
-from bench.workers import Answer, Worker, worker
+from bench.workers import Answer, worker
 from services.top.scrape import Target, look
 from tests.chaos.calls import CHECKS, ms
 from tests.chaos.load import Load
@@ -33,31 +32,14 @@ ACCOUNTS = 32  # one account's logins under way at once are counted as guesses u
 AT_ONCE = 8  # logins under way while it is measured how many can be hashed
 
 
-@dataclass(frozen=True, slots=True)
-class Storm:
-    """Logins, made by a process of its own."""
-
-    worker: Worker
-    address: str
-    requests: Path
-
-    async def most(self) -> float:
-        """Return how many logins a second are served at most while nothing else happens."""
-        answer = await self._ask(callers=AT_ONCE, seconds=3.0)
-        return float(answer["told"][SERVED]["count"] / answer["seconds"])
-
-    async def flood(self, rate: float, seconds: float) -> dict[str, Answer]:
-        """Ask for so many logins a second; return how many ended how, with percentiles in microseconds from the moment when each was due."""
-        told: dict[str, Answer] = (await self._ask(rate=rate, seconds=seconds, seed=1))["told"]
-        return told
-
-    async def _ask(self, **more: float) -> Answer:
-        told = {"address": self.address, "method": "Login", "requests": str(self.requests), "authorization": "", "limit": PATIENCE}
-        return await self.worker.ask(**told, **more)
+async def flood(logins: Lane, rate: float, seconds: float) -> dict[str, Answer]:
+    """Ask for so many logins a second; return how many ended how, with percentiles in microseconds from the moment when each was due."""
+    told: dict[str, Answer] = (await logins.worker.ask(**logins.job(rate=rate, seconds=seconds, seed=1, limit=PATIENCE)))["told"]
+    return told
 
 
 @asynccontextmanager
-async def storming(stack: World, person: Person, directory: Path) -> AsyncIterator[Storm]:
+async def storming(stack: World, person: Person, directory: Path) -> AsyncIterator[Lane]:
     """Have accounts that log in, and who logs them in, while inside."""
     requests, emails = directory / "logins", [f"{uuid4().hex[:12]}@example.com" for _ in range(ACCOUNTS)]
     for first in range(0, ACCOUNTS, AT_ONCE):
@@ -66,7 +48,7 @@ async def storming(stack: World, person: Person, directory: Path) -> AsyncIterat
     write_requests(requests, [authentication_pb2.LoginRequest(login=email, password=PASSWORD).SerializeToString() for email in emails])
     try:
         async with worker("bench.pace", log=directory / "pace.log", core=None) as running:
-            yield Storm(running, stack.endpoints.grpc, requests)
+            yield Lane(running, stack.endpoints.grpc, "Login", requests, SERVED, may_fail=True)
     finally:  # whoever waited in vain for what had begun counts as somebody who guesses, and so does his address, which is everybody's here
         async with stack.redis() as redis:
             await redis.delete("nothing", *await redis.keys("identity:attempts:*"))
@@ -81,19 +63,19 @@ async def resident(stack: World) -> float:
 
 async def test_f34_a_flood_of_logins(stack: World, person: Person, tmp_path: Path) -> None:
     """Whoever asks for anything else hardly notices; who logs in gets a session, or hears at once when to come back."""
-    async with stack.without(COST, of=("identity",)), storming(stack, person, tmp_path) as storm:
-        most = await storm.most()
+    async with stack.without(COST, of=("identity",)), storming(stack, person, tmp_path) as logins:
+        most = (await logins.closed(3.0, callers=AT_ONCE)).rate
         async with (load := Load(stack, person)).running():
             idle, before = now(), await resident(stack)
             await last(5.0)
             began = now()
-            flooding = asyncio.create_task(storm.flood(TIMES * most, FLOOD))
+            flooding = asyncio.create_task(flood(logins, TIMES * most, FLOOD))
             await last(FLOOD)
             grown, told = await resident(stack) - before, await flooding
             ended = now()
         said = await sound(load)
-    async with stack.without(COST, "admission", of=("identity",)), storming(stack, person, tmp_path) as storm:
-        queued = await storm.flood(TIMES * most, BRIEF)
+    async with stack.without(COST, "admission", of=("identity",)), storming(stack, person, tmp_path) as logins:
+        queued = await flood(logins, TIMES * most, BRIEF)
 
     checks, quiet = (load.log.of(*CHECKS).between(*times) for times in ((began, ended), (idle, began)))
     share = len(checks.calls) / (ended - began) / (len(quiet.calls) / (began - idle))
