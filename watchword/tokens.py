@@ -4,7 +4,6 @@ The library below verifies signatures; it does not care for duplicate members, p
 attack. So: sizes first, then exact base64url, then exact JSON, then exact members. Source: RFC 7515, RFC 7519, RFC 8725, RFC 9068.
 """
 
-import base64
 import binascii
 import json
 import re
@@ -20,6 +19,7 @@ MAX_SECONDS = 253_402_300_799  # the end of year 9999
 MAX_REVISION = 2**63 - 1  # a bigint of Postgres
 TYPES = frozenset({"at+jwt", "application/at+jwt"})  # RFC 9068 section 4; media types ignore case
 LOGIN_CLIENT = "watchword"  # the client_id (which RFC 9068 requires) of the suite's own login
+_FROM_STANDARD = bytes.maketrans(b"+/", b"-_")
 _TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/...")  # what is of the standard alphabet only becomes a sign of neither
 _PADDING = (b"", b"", b"==", b"=")  # by what the length leaves when divided by four
 # Which last signs leave no bit unused: any, none (one sign alone is six bits of a byte), those with four zeros at the end, those with two.
@@ -37,6 +37,7 @@ _RENDERED = re.compile(
     rf'"tenant_id":"{_ID}","sub_type":"(user|client)","rev":(0|[1-9][0-9]{{0,17}}),"auth_time":{_SECONDS}(?:,"sid":"{_ID}")?'
     rf'(?:,"scope":"(?=[^"]{{1,2048}}")({_WORD}(?: {_WORD})*)")?(?:,"roles":\["({_TEXT}(?:","{_TEXT})*)"\])?(?:,"acr":"({_TEXT})")?\}}'
 )
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _HEADER = frozenset({"alg", "kid", "typ"})
 _CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "jti", "client_id", "tenant_id", "sub_type", "rev", "auth_time"})
 _MAY_CLAIM = _CLAIMS | {"sid", "scope", "roles", "acr", "act", "parents"}
@@ -176,15 +177,19 @@ def render(claims: Claims) -> bytes:
         "rev": claims.rev,
         "auth_time": claims.auth_time,
     }
-    optional: dict[str, Any] = {
-        "sid": claims.sid,
-        "scope": " ".join(claims.scope),
-        "roles": list(claims.roles),
-        "acr": claims.acr,
-    }
-    optional |= {"act": _act(claims.actors), "parents": [str(parent) for parent in claims.parents]}
-    members.update({name: value for name, value in optional.items() if value})
-    return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
+    if claims.sid:
+        members["sid"] = claims.sid
+    if claims.scope:
+        members["scope"] = " ".join(claims.scope)
+    if claims.roles:
+        members["roles"] = claims.roles
+    if claims.acr:
+        members["acr"] = claims.acr
+    if claims.actors:
+        members["act"] = _act(claims.actors)
+    if claims.parents:
+        members["parents"] = [str(parent) for parent in claims.parents]
+    return _ENCODER.encode(members).encode()
 
 
 def _act(actors: tuple[UUID, ...]) -> dict[str, Any]:
@@ -196,7 +201,7 @@ def _act(actors: tuple[UUID, ...]) -> dict[str, Any]:
 
 def encode_segment(raw: bytes) -> str:
     """Return `raw` in base64url without padding."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(raw, newline=False).translate(_FROM_STANDARD, b"=").decode("ascii")
 
 
 def _decode(segment: bytes) -> bytes:

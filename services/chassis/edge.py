@@ -5,7 +5,8 @@ returns the response or raises a leaf of `watchword.errors`; it never sees grpc.
 A handler of a stream takes an iterator of requests and yields responses, which may be encoded already.
 
 Most calls of a service like this ask what its memory knows. A servicer may offer `prompts`: by method name, a function from the encoded request and
-the caller to the encoded answer, or None if the call has to wait. Nothing is made for such a call but the answer (docs/decisions/0011).
+the caller to the encoded answer, or None if the call has to wait. Nothing is made for such a call but the answer (docs/decisions/0011). An answer
+that several calls wait for together is a future: of milliseconds at most, for nobody sees to their deadlines.
 
 And it may offer `shedding`: by method name, a function from the call that raises if there is no room for it. It is asked before anybody else is, so
 that those who are turned away cost as little as can be.
@@ -47,7 +48,7 @@ KEEP = 0.02  # seconds of the deadline kept for the answer's way back
 Handler = Callable[[Any, Call], Awaitable[Message]]
 StreamHandler = Callable[[AsyncIterator[Any], Call], AsyncIterator[Message | bytes]]
 FeedHandler = Callable[[Any, Call], AsyncIterator[Message | bytes]]
-Prompt = Callable[[bytes, Caller], bytes | None]
+Prompt = Callable[[bytes, Caller], bytes | asyncio.Future[bytes] | None]
 Shed = Callable[[Call], None]
 Note = Callable[..., Awaitable[None]]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -144,8 +145,7 @@ class Edge:
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         activity, limits, gate, taken = self.activity, self._limits, self._gate, meter.taken
 
-        def answer(raw: bytes, context: Context) -> bytes | None:
-            began = time.monotonic()
+        def answer(raw: bytes, context: Context) -> bytes | asyncio.Future[bytes] | None:
             authorization, forwarded, is_from_edge = "", "", False
             for key, value in context.invocation_metadata() or ():
                 if key == "authorization":
@@ -165,22 +165,40 @@ class Edge:
             if not caller.is_peer:
                 address = _address(forwarded, context.peer())
                 if not limits.spend(rule.limit, ("address", address), (caller.kind.value, caller.id)):
+                    if not isinstance(encoded, bytes):
+                        encoded.cancel()
                     return None
+            return encoded
+
+        async def serve(raw: bytes, context: Context) -> bytes:
+            began = time.monotonic()
+            try:
+                encoded = answer(raw, context)
+                if encoded is not None and not isinstance(encoded, bytes):
+                    encoded = await self._soon(encoded, meter, began)
+            except Exception:  # a defect, or a request that only the patient way refuses properly
+                log.exception("prompt_failed", method=meter.method)
+                encoded = None
+            if encoded is None:
+                return (await patient(deserialize(raw), context)).SerializeToString()
             activity.last_arrival = now = time.monotonic()
             meter.prompt += 1
             taken.counts[bisect_left(BOUNDS, now - began)] += 1
             taken.seconds += now - began
             return encoded
 
-        async def serve(raw: bytes, context: Context) -> bytes:
-            try:
-                encoded = answer(raw, context)
-            except Exception:  # a defect, or a request that only the patient way refuses properly
-                log.exception("prompt_failed", method=meter.method)
-                encoded = None
-            return encoded if encoded is not None else (await patient(deserialize(raw), context)).SerializeToString()
-
         return serve
+
+    async def _soon(self, answer: asyncio.Future[bytes], meter: Meter, began: float) -> bytes:
+        self.activity.in_flight += 1
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            meter.started += 1
+            meter.end(CANCELLED, time.monotonic() - began)
+            raise
+        finally:
+            self.activity.in_flight -= 1
 
     def _wrap(self, name: str, rule: Rule, handler: Handler, meter: Meter, shed: Shed) -> Callable[[Any, Context], Awaitable[Message]]:
         async def serve(request: Message | Malformed, context: Context) -> Message:

@@ -6,10 +6,8 @@ travel in trailers, which are refused at 8 KiB.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -26,6 +24,7 @@ MAX_DURATION = 315_576_000_000  # seconds: google/protobuf/duration.proto
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\u202a-\u202e\u2066-\u2069]")
 _NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 _SHAPES = {
+    field_pb2.FORMAT_UUID: (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "must be a UUID"),
     field_pb2.FORMAT_PERMISSION: (re.compile(rf"{_NAME}\.{_NAME}"), "must be a permission, such as invoices.read"),
     field_pb2.FORMAT_PERMISSION_PATTERN: (
         re.compile(rf"(\*|{_NAME})\.(\*|{_NAME})"),
@@ -35,31 +34,39 @@ _SHAPES = {
     field_pb2.FORMAT_SLUG: (re.compile(r"[a-z0-9][a-z0-9._-]*"), "must be lower-case letters, digits, '.', '_' and '-'"),
 }
 
-Check = Callable[[Any, str], Iterator[Violation]]
+# Not our messages: their handlers read them, an HttpBody in the words of its own standard, and a Struct has no fixed shape.
+_READ_BY_HANDLERS = frozenset({"google.api.HttpBody", "google.protobuf.Struct"})
+_GOOD: Sequence[Violation] = ()
+
+# What a message, or a value, breaks. Paths begin at what is checked: a field's is ".name", a member's "[0]", and the value's own is empty.
+Check = Callable[[Any], Sequence[Violation]]
 
 
 class Validator:
     """Checks messages of the types it has seen, and compiles those it has not."""
 
     def __init__(self) -> None:
-        self._checks: dict[str, list[tuple[FieldDescriptor, Check]]] = {}
+        self._checks: dict[str, list[Check]] = {}
 
     def check(self, request: Message) -> None:
         """Return if `request` keeps its rules. Raises InvalidRequest with the first breaches."""
-        violations = list(islice(self._breaches(request, ""), MAX_VIOLATIONS))
+        violations = self._breaches(request)
         if violations:
-            raise InvalidRequest(violations=violations)
+            raise InvalidRequest(violations=[Violation(violation.field[1:], violation.description) for violation in violations])
 
-    def _breaches(self, message: Message, path: str) -> Iterator[Violation]:
-        for field, check in self._compiled(message.DESCRIPTOR):
-            yield from check(message, path + field.name)
+    def _breaches(self, message: Message) -> Sequence[Violation]:
+        found: list[Violation] = []
+        for check in self._compiled(message.DESCRIPTOR):
+            if breaches := check(message):
+                found.extend(breaches)
+                if len(found) >= MAX_VIOLATIONS:
+                    break
+        return found[:MAX_VIOLATIONS]
 
-    def _compiled(self, descriptor: Any) -> list[tuple[FieldDescriptor, Check]]:
-        if descriptor.full_name == "google.api.HttpBody":
-            return []  # not our message: its handler reads the body, in the words of its own standard
+    def _compiled(self, descriptor: Any) -> list[Check]:
         found = self._checks.get(descriptor.full_name)
         if found is None:
-            found = [(field, self._compile(field)) for field in descriptor.fields]
+            found = [] if descriptor.full_name in _READ_BY_HANDLERS else [self._compile(field) for field in descriptor.fields]
             self._checks[descriptor.full_name] = found
         return found
 
@@ -86,95 +93,92 @@ class Validator:
         name = field.message_type.full_name
         if name == "google.protobuf.Timestamp":
             return _seconds(MIN_SECONDS, MAX_SECONDS, "must lie in the years 1 to 9999")
-        if name == "google.protobuf.Struct":
-            return _anything  # of no fixed shape: its handler bounds it
         if name == "google.protobuf.Duration":
             return _seconds(0, MAX_DURATION, "must not be negative")
-        return lambda value, path: self._breaches(value, path + ".")
+        return self._breaches
 
 
 def _single(field: FieldDescriptor, rules: field_pb2.FieldRules, one: Check) -> Check:
-    tracks = field.has_presence
+    name, path, tracks = field.name, f".{field.name}", field.has_presence
+    absent = _breach("is required", path) if rules.required else _GOOD
 
-    def check(message: Any, path: str) -> Iterator[Violation]:
-        present = message.HasField(field.name) if tracks else bool(getattr(message, field.name))
-        if present:
-            yield from one(getattr(message, field.name), path)
-        elif rules.required:
-            yield Violation(path, "is required")
+    def check(message: Any) -> Sequence[Violation]:
+        if not (message.HasField(name) if tracks else getattr(message, name)):
+            return absent
+        found = one(getattr(message, name))
+        return _within(path, found) if found else _GOOD
 
     return check
 
 
 def _many(field: FieldDescriptor, rules: field_pb2.FieldRules, one: Check) -> Check:
-    limit = rules.max_items or DEFAULT_ITEMS
+    name, path, limit = field.name, f".{field.name}", rules.max_items or DEFAULT_ITEMS
+    absent = _breach("is required", path) if rules.required else _GOOD
+    is_text = field.type == FieldDescriptor.TYPE_STRING
 
-    def check(message: Any, path: str) -> Iterator[Violation]:
-        values = getattr(message, field.name)
+    def check(message: Any) -> Sequence[Violation]:
+        values = getattr(message, name)
+        if not values:
+            return absent
         if len(values) > limit:
-            yield Violation(path, f"must hold at most {limit} members")
-            return
-        if rules.required and not values:
-            yield Violation(path, "is required")
+            return _breach(f"must hold at most {limit} members", path)
+        found: list[Violation] = []
         for index, value in enumerate(values):
-            if field.type == FieldDescriptor.TYPE_STRING and not value:
-                yield Violation(f"{path}[{index}]", "must not be empty")
-            yield from one(value, f"{path}[{index}]")
+            if breaches := (_EMPTY if is_text and not value else one(value)):
+                found.extend(_within(f"{path}[{index}]", breaches))
+                if len(found) >= MAX_VIOLATIONS:
+                    break
+        return found
 
     return check
 
 
 def _text(rules: field_pb2.FieldRules) -> Check:
-    limit, shape = rules.max_bytes or DEFAULT_BYTES, _SHAPES.get(rules.format)
+    limit, shape, is_secret = rules.max_bytes or DEFAULT_BYTES, _SHAPES.get(rules.format), rules.secret
+    may_be_empty = rules.format != field_pb2.FORMAT_UUID
+    too_long, wrong = _breach(f"must be at most {limit} bytes"), _GOOD if shape is None else _breach(shape[1])
 
-    def check(value: str, path: str) -> Iterator[Violation]:
-        if len(value.encode()) > limit:
-            yield Violation(path, f"must be at most {limit} bytes")
-        elif "\0" in value or (not rules.secret and _CONTROL.search(value)):
-            yield Violation(path, "must not hold control characters")
-        elif rules.format == field_pb2.FORMAT_UUID and not _is_uuid(value):
-            yield Violation(path, "must be a UUID")
-        elif value and shape is not None and shape[0].fullmatch(value) is None:
-            yield Violation(path, shape[1])
+    def check(value: str) -> Sequence[Violation]:
+        is_ascii = value.isascii()
+        if (len(value) if is_ascii else len(value.encode())) > limit:
+            return too_long
+        if not (is_ascii and value.isprintable()) and ("\0" in value or (not is_secret and _CONTROL.search(value))):
+            return _UNPRINTABLE
+        if shape is None or (may_be_empty and not value):
+            return _GOOD
+        return _GOOD if shape[0].fullmatch(value) else wrong
 
     return check
 
 
 def _bytes(rules: field_pb2.FieldRules) -> Check:
     limit = rules.max_bytes or DEFAULT_BYTES
-
-    def check(value: bytes, path: str) -> Iterator[Violation]:
-        if len(value) > limit:
-            yield Violation(path, f"must be at most {limit} bytes")
-
-    return check
+    too_long = _breach(f"must be at most {limit} bytes")
+    return lambda value: too_long if len(value) > limit else _GOOD
 
 
 def _enum(field: FieldDescriptor) -> Check:
     assert field.enum_type is not None
     known = frozenset(value.number for value in field.enum_type.values)
-
-    def check(value: int, path: str) -> Iterator[Violation]:
-        if value not in known:
-            yield Violation(path, "is not one of the known values")
-
-    return check
+    unknown = _breach("is not one of the known values")
+    return lambda value: _GOOD if value in known else unknown
 
 
 def _seconds(low: int, high: int, words: str) -> Check:
-    def check(value: Any, path: str) -> Iterator[Violation]:
-        if not low <= value.seconds <= high or not 0 <= value.nanos < 1_000_000_000:
-            yield Violation(path, words)
-
-    return check
+    outside = _breach(words)
+    return lambda value: _GOOD if low <= value.seconds <= high and 0 <= value.nanos < 1_000_000_000 else outside
 
 
-def _anything(value: Any, path: str) -> Iterator[Violation]:
-    return iter(())
+def _anything(_value: Any) -> Sequence[Violation]:
+    return _GOOD
 
 
-def _is_uuid(value: str) -> bool:
-    try:
-        return str(UUID(value)) == value
-    except ValueError:
-        return False
+def _breach(words: str, path: str = "") -> Sequence[Violation]:
+    return (Violation(path, words),)
+
+
+def _within(path: str, violations: Sequence[Violation]) -> Sequence[Violation]:
+    return [Violation(path + violation.field, violation.description) for violation in violations]
+
+
+_EMPTY, _UNPRINTABLE = _breach("must not be empty"), _breach("must not hold control characters")

@@ -1,21 +1,20 @@
 """Writes access tokens: RFC 9068, of at most 4 KiB, because larger ones are refused at random by HTTP/2 peers' header limits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from services.chassis.skew import Skew
-from services.token.keys import KeyRing
-from watchword import tokens as claims_module
+from services.token.keys import KeyRing, SigningKey
 from watchword.errors import PreconditionFailed
-from watchword.tokens import Claims, SubjectKind
+from watchword.tokens import Claims, SubjectKind, encode_segment, render
 
 MAX_TOKEN_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """What a token is to say, but for times and ids."""
 
     subject: UUID
@@ -41,6 +40,27 @@ class AccessToken:
     expires_in: int
 
 
+class Draft(NamedTuple):
+    """A token before it is signed.
+
+    text  what is signed
+    """
+
+    key: SigningKey
+    text: str
+    claims: Claims
+    expires_in: int
+
+    def signed(self, signature: bytes) -> AccessToken:
+        """Return the token."""
+        return AccessToken(f"{self.text}.{encode_segment(signature)}", self.claims, self.expires_in)
+
+    @property
+    def size(self) -> int:
+        """How long the token will be, in bytes."""
+        return len(self.text) + 1 + self.key.signature_size
+
+
 class Issuer:
     """Makes access tokens."""
 
@@ -52,9 +72,13 @@ class Issuer:
         self._ttl = ttl
 
     def issue(self, grant: Grant, now: datetime) -> AccessToken:
-        """Return a token for `grant`. Roles that do not fit are left out: they are for display, CheckPermission decides.
+        """Return a token for `grant`. Raises as `draft` does."""
+        return _signed(self.draft(grant, now))
 
-        Raises PreconditionFailed if it is too large without any role.
+    def draft(self, grant: Grant, now: datetime) -> Draft:
+        """Return what is to be signed for `grant`. Roles that do not fit are left out: they are for display, CheckPermission decides.
+
+        Raises  PreconditionFailed if it is too large without any role; DependencyUnavailable
         """
         issued = int(now.timestamp())
         claims = Claims(
@@ -74,7 +98,7 @@ class Issuer:
             auth_time=int(grant.auth_time.timestamp()),
             acr=grant.acr,
         )
-        return self._signed(claims, now)
+        return self._drafted(claims, now)
 
     def reissue(self, claims: Claims, now: datetime) -> AccessToken:
         """Return a token that says `claims` under an id of its own: good no longer than a new one would be, nor than `claims` are.
@@ -82,19 +106,20 @@ class Issuer:
         Raises PreconditionFailed if it is too large without any role.
         """
         expiry = min(claims.exp, self._expiry(now, None))
-        return self._signed(claims._replace(jti=str(uuid4()), exp=expiry), now)
+        return _signed(self._drafted(claims._replace(jti=str(uuid4()), exp=expiry), now))
 
     def _expiry(self, now: datetime, not_after: datetime | None) -> int:
         expiry = now + self._ttl
         return int((expiry if not_after is None else min(expiry, not_after)).timestamp())
 
-    def _signed(self, claims: Claims, now: datetime) -> AccessToken:
+    def _drafted(self, claims: Claims, now: datetime) -> Draft:
         self._skew.require()
+        key, expires_in = self._keys.signing, claims.exp - int(now.timestamp())
         for roles in _fewer(claims.roles):
-            claims = claims._replace(roles=roles)
-            text = self._keys.signing.sign(claims_module.render(claims))
-            if len(text) <= MAX_TOKEN_BYTES:
-                return AccessToken(text, claims, claims.exp - int(now.timestamp()))
+            fitting = claims if roles is claims.roles else claims._replace(roles=roles)
+            draft = Draft(key, key.signing_input(render(fitting)), fitting, expires_in)
+            if draft.size <= MAX_TOKEN_BYTES:
+                return draft
         raise PreconditionFailed("the scopes do not fit into a token")
 
     @property
@@ -103,9 +128,13 @@ class Issuer:
         return self._audience
 
 
-def _fewer(roles: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return `roles`, then half of them, and so on down to none."""
-    steps = [tuple(roles)]
-    while steps[-1]:
-        steps.append(steps[-1][: len(steps[-1]) // 2])
-    return steps
+def _signed(draft: Draft) -> AccessToken:
+    return draft.signed(draft.key.sign(draft.text))
+
+
+def _fewer(roles: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield `roles`, then half of them, and so on down to none."""
+    while roles:
+        yield roles
+        roles = roles[: len(roles) // 2]
+    yield ()

@@ -125,13 +125,23 @@ class SigningKey:
     kid: str
     algorithm: str
     private: Any = field(repr=False)
+    head: str = field(init=False, repr=False)
+    signature_size: int = field(init=False)
 
-    def sign(self, payload: bytes) -> str:
-        """Return `payload` as a compact JWS of type at+jwt."""
+    def __post_init__(self) -> None:
+        """Make what is the same for all tokens: the header, of type at+jwt, and how long an encoded signature is (RFC 7518 section 3, RFC 8032)."""
         header = json.dumps({"alg": self.algorithm, "kid": self.kid, "typ": "at+jwt"}, separators=(",", ":")).encode()
-        signed = f"{encode_segment(header)}.{encode_segment(payload)}"
-        signature = _ALGORITHMS[self.algorithm].sign(signed.encode(), self.private)
-        return f"{signed}.{encode_segment(signature)}"
+        size = self.private.key_size // 8 if self.algorithm in ("RS256", "PS256") else 64
+        object.__setattr__(self, "head", encode_segment(header))
+        object.__setattr__(self, "signature_size", len(encode_segment(bytes(size))))
+
+    def signing_input(self, payload: bytes) -> str:
+        """Return what is signed of a token that says `payload`: RFC 7515 section 5.1."""
+        return f"{self.head}.{encode_segment(payload)}"
+
+    def sign(self, signing_input: str) -> bytes:
+        """Return the signature."""
+        return _ALGORITHMS[self.algorithm].sign(signing_input.encode(), self.private)
 
 
 @dataclass(frozen=True, slots=True)

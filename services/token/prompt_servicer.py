@@ -5,6 +5,7 @@ may have to wait. What was remembered of a verification is its question and the 
 anew each time.
 """
 
+from asyncio import Future
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ from services.chassis.call import Caller
 from services.chassis.clock import Clock
 from services.chassis.validation import Validator
 from services.chassis.wire import member
+from services.token.issuer import AccessToken
+from services.token.joint_signing import JointSigning
 from services.token.messages import login_of, may_see, question_of, tokens_of, verdict_of
-from services.token.sessions import Sessions
+from services.token.sessions import Sessions, without_session
 from services.token.valid_messages import valid_answer
 from services.token.verifier import Answer, Question, Verifier
 from watchword.errors import InvalidRequest, WatchwordError
@@ -93,24 +96,30 @@ class PromptVerification:
 
 
 class PromptIssuing:
-    """Signs at once what needs no session: an access token alone."""
+    """Signs at once, or soon with others, what needs no session: an access token alone."""
 
-    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, sessions: Sessions, signing: JointSigning, clock: Clock) -> None:
         self._sessions = sessions
+        self._signing = signing
         self._clock = clock
         self._validator = Validator()
 
-    def issue(self, raw: bytes, _caller: Caller) -> bytes | None:
+    def issue(self, raw: bytes, _caller: Caller) -> bytes | Future[bytes] | None:
         """Answer an IssueTokenRequest. None if it has to wait, or is refused."""
         try:
             request = token_pb2.IssueTokenRequest.FromString(raw)
             self._validator.check(request)
             if request.with_refresh_token:
                 return None
-            tokens = self._sessions.issue_alone(login_of(request, self._clock.now()))
+            now = self._clock.now()
+            draft = self._sessions.draft_alone(login_of(request, now), now)
         except (DecodeError, RecursionError, WatchwordError):
             return None
-        return token_pb2.IssueTokenResponse(tokens=tokens_of(tokens)).SerializeToString()
+        return self._signing.sign(draft.key, draft.text, lambda signature: _issued(draft.signed(signature)))
+
+
+def _issued(access: AccessToken) -> bytes:
+    return token_pb2.IssueTokenResponse(tokens=tokens_of(without_session(access))).SerializeToString()
 
 
 def _encoded(answer: Answer, caller: Caller) -> bytes:

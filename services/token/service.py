@@ -31,6 +31,7 @@ from services.token import metrics
 from services.token.exchange import Exchange
 from services.token.feed import Feed
 from services.token.issuer import Issuer
+from services.token.joint_signing import JointSigning
 from services.token.key_environment import key_pair_of, policy_of, vault_of
 from services.token.key_servicer import KeyServicer
 from services.token.keys import KeyRing
@@ -125,7 +126,10 @@ async def main() -> None:
             authenticator = OwnAuthenticator(verifier)
             edge = Edge(Gate(identity, authenticator, None), Limits.of(settings, redis), note=database.note)
             stores, watch = Stores(revocations, sessions), Watch(feed, ring, authenticator)
-            servicers = assemble(settings, salt, clock, skew, stores=stores, verifier=verifier, ring=ring, rotation=rotation, watch=watch)
+            signing = JointSigning.begin(is_wanted=settings.SIGN_TOGETHER)
+            servicers = assemble(
+                settings, salt, clock, skew, stores=stores, verifier=verifier, ring=ring, rotation=rotation, signing=signing, watch=watch
+            )
 
             async def probe() -> None:
                 """Raise while this instance could not say whether a token is revoked, or expired."""
@@ -146,7 +150,7 @@ async def main() -> None:
                     gauges.redis(redis),
                     gauges.clock(skew),
                     gauges.lease(coherence),
-                    metrics.told(edge.meters, memory, feed, ring),
+                    metrics.told(edge.meters, memory, feed, ring, signing),
                 )
                 await serve(settings, edge, servicers, redis=redis, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
 
@@ -169,6 +173,7 @@ def assemble(
     verifier: Verifier,
     ring: KeyRing,
     rotation: Rotation,
+    signing: JointSigning,
     watch: Watch,
 ) -> list[tuple[ServiceDescriptor, object]]:
     """Put the domain between the stores and the edge."""
@@ -179,6 +184,7 @@ def assemble(
     consistency = ConsistencyTokens(derive(salt, "consistency"))
     tokens = TokenServicer(
         sessions=sessions,
+        signing=signing,
         verifier=verifier,
         revoker=revoker,
         store=stores.sessions,

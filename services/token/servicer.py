@@ -10,6 +10,7 @@ from services.chassis.consistency import ConsistencyTokens
 from services.chassis.tenancy import TenantId
 from services.token.exchange import Exchange
 from services.token.exchange_servicer import exchange
+from services.token.joint_signing import JointSigning
 from services.token.messages import TYPES, login_of, may_see, optional, principal_of, question_of, redeemer_of, timestamp, tokens_of, verdict_of
 from services.token.prompt_servicer import PromptIssuing, PromptVerification
 from services.token.revocations import RevokedKind
@@ -36,6 +37,7 @@ class TokenServicer:
         self,
         *,
         sessions: Sessions,
+        signing: JointSigning,
         verifier: Verifier,
         revoker: Revoker,
         store: SessionStore,
@@ -51,7 +53,7 @@ class TokenServicer:
         self._exchange = exchange
         self._watch = watch
         prompt = PromptVerification(verifier)
-        issuing = PromptIssuing(sessions, clock)
+        issuing = PromptIssuing(sessions, signing, clock)
         self.prompts = {"VerifyToken": prompt.verify, "BatchVerifyTokens": prompt.verify_batch, "IssueToken": issuing.issue}
         self._consistency = consistency
         self._clock = clock

@@ -22,7 +22,7 @@ from services.chassis.pages import PageRequest
 from services.chassis.postgres import new_id
 from services.chassis.sealing import digest
 from services.chassis.tenancy import TenantId
-from services.token.issuer import Grant, Issuer
+from services.token.issuer import AccessToken, Draft, Grant, Issuer
 from services.token.revocations import Revocation, RevokedKind
 from watchword.errors import InvalidRequest, NotFound, RefreshTokenReused, TokenInvalid
 from watchword.tokens import SubjectKind
@@ -164,6 +164,11 @@ class Sessions:
 
     def issue_alone(self, login: Login) -> Tokens:
         """Return an access token without a session: client_credentials, RFC 6749 section 4.4.3. Raises PreconditionFailed, DependencyUnavailable."""
+        draft = self.draft_alone(login, self._clock.now())
+        return without_session(draft.signed(draft.key.sign(draft.text)))
+
+    def draft_alone(self, login: Login, now: datetime) -> Draft:
+        """Return what is to be signed of such a token. Raises PreconditionFailed, DependencyUnavailable."""
         grant = Grant(
             login.subject,
             login.tenant_id,
@@ -177,8 +182,7 @@ class Sessions:
             login.auth_time,
             login.revision,
         )
-        access = self._issuer.issue(grant, self._clock.now())
-        return Tokens(access.text, access.expires_in, "", login.scopes, None)
+        return self._issuer.draft(grant, now)
 
     async def redeem(
         self, call: Call, refresh_token: str, *, client_id: UUID | None, roles: Sequence[str], scopes: Sequence[str], revision: int
@@ -280,6 +284,11 @@ def asked_for(call: Call, *parts: str) -> Call:
     if call.once is None:
         return call
     return replace(call, once=replace(call.once, fingerprint=digest(b"asked for", *(part.encode() for part in parts))))
+
+
+def without_session(access: AccessToken) -> Tokens:
+    """Return what is handed out when an access token is all there is."""
+    return Tokens(access.text, access.expires_in, "", access.claims.scope, None)
 
 
 def is_refresh_token(token: str) -> bool:

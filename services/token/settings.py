@@ -17,6 +17,7 @@ class TokenSettings(ChassisSettings):
     JWT_PRIVATE_KEY: SecretStr = SecretStr("")
     JWT_PUBLIC_KEY: str = ""
     JWT_KEY_ID: str = Field("", max_length=64, pattern=r"^[A-Za-z0-9._-]*$")
+    SIGN_TOGETHER: bool = True  # RS256 signatures of calls that come close together are made together, where the processor can
     ALLOW_OPEN_KEY_FILE: bool = False  # lets JWT_PRIVATE_KEY_FILE and KEY_ENCRYPTION_KEY_FILE be readable by others
     KEY_ENCRYPTION_KEY: SecretStr = SecretStr("")  # several, newest first, separated by commas, while it is changed
     KEY_ROTATION_PERIOD: float = Field(30 * 86400, ge=0)  # seconds that a key signs; 0 = until asked

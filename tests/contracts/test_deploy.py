@@ -175,7 +175,7 @@ def test_the_image_holds_all_that_the_processes_read() -> None:
     copied = set(re.findall(r"^COPY (\S+?)/? ", _read("Dockerfile"), re.MULTILINE)) - {"--from=build"}
     allowed = set(re.findall(r"^!(\S+)$", _read(".dockerignore"), re.MULTILINE))
 
-    assert copied == allowed == {"requirements/run.txt", "watchword", "services", "gateway", "envoy.yaml"}
+    assert copied == allowed == {"requirements/run.txt", "scripts/_signing_library", "watchword", "services", "gateway", "envoy.yaml"}
 
 
 def test_compose_holds_no_secret() -> None:

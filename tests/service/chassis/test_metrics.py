@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.chassis.access import Gate
-from services.chassis.call import Call, Caller
+from services.chassis.call import Call, Caller, CallerKind
 from services.chassis.edge import Edge
 from services.chassis.exposition import PATH, Exposition, exposed
 from services.chassis.metrics import BOUNDS, Family, Histogram, LoopLag, Sample, gauge, histogram, rpcs
@@ -32,22 +32,26 @@ from watchword.token.v1 import token_pb2
 SERVICE = token_pb2.DESCRIPTOR.services_by_name["TokenService"]
 NAME = SERVICE.full_name
 REQUEST = token_pb2.VerifyTokenRequest(token="x").SerializeToString()
+SOON = token_pb2.VerifyTokenRequest(token="soon").SerializeToString()
 DEFECT = token_pb2.VerifyTokenRequest(token="defect").SerializeToString()
 
 Numbers = dict[tuple[str, str], float]  # (sample name, its sorted labels but those that all have) -> value
 
 
 class Servicer:
-    """Verifies from memory what begins with `x`, and fails in several ways."""
+    """Verifies from memory what begins with `x`, what is asked `soon` when the test says so, and fails in several ways."""
 
     def __init__(self) -> None:
         self.prompts = {"VerifyToken": self._recall}
         self.shedding: dict[str, Any] = {}
+        self.soon: list[asyncio.Future[bytes]] = []
 
-    @staticmethod
-    def _recall(raw: bytes, _caller: Caller) -> bytes | None:
+    def _recall(self, raw: bytes, _caller: Caller) -> bytes | asyncio.Future[bytes] | None:
         if raw == DEFECT:
             raise ValueError("a defect of the prompt way")
+        if raw == SOON:
+            self.soon.append(asyncio.get_running_loop().create_future())
+            return self.soon[-1]
         return b"" if raw == REQUEST else None
 
     async def VerifyToken(self, request: token_pb2.VerifyTokenRequest, call: Call) -> token_pb2.VerifyTokenResponse:
@@ -75,8 +79,19 @@ class Door:
     """A served edge."""
 
     edge: Edge
+    servicer: Servicer
     channel: grpc.aio.Channel
     metadata: tuple[tuple[str, str], ...]
+    limits: SimpleNamespace
+
+    async def ask_soon(self, **fields: Any) -> "asyncio.Task[grpc.StatusCode]":
+        """Ask what is answered soon, and return once it waits for that."""
+        already = len(self.servicer.soon)
+        asking = asyncio.create_task(self.verify("soon", **fields))
+        async with asyncio.timeout(5):
+            while len(self.servicer.soon) == already:  # noqa: ASYNC110  (the call has to arrive)
+                await asyncio.sleep(0)
+        return asking
 
     async def verify(self, token: str, *, timeout: float = 2.0, metadata: tuple[tuple[str, str], ...] | None = None) -> grpc.StatusCode:
         rpc: Any = self.channel.unary_unary(f"/{NAME}/VerifyToken")
@@ -107,13 +122,13 @@ WANTED = {"grpc_code", "grpc_type", "le", "reason", "status", "outcome"}
 async def door(service_keys: Keys) -> AsyncIterator[Door]:
     """Serve without limits; only services of the suite may call."""
     unlimited: Any = SimpleNamespace(spend=lambda *_: True, take=_nothing)
-    edge = Edge(Gate(service_keys.identity("token"), _Nobody(), None), unlimited)
+    edge, servicer = Edge(Gate(service_keys.identity("token"), _Nobody(), None), unlimited), Servicer()
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((edge.handler(SERVICE, Servicer()),))
+    server.add_generic_rpc_handlers((edge.handler(SERVICE, servicer),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Door(edge, channel, service_keys.metadata("identity", to="token"))
+        yield Door(edge, servicer, channel, service_keys.metadata("identity", to="token"), unlimited)
     await server.stop(None)
 
 
@@ -123,6 +138,10 @@ async def _nothing(*_: object) -> None: ...
 class _Nobody:
     async def authenticate(self, _token: str) -> Caller:
         raise TokenInvalid
+
+    def recall(self, token: str) -> Caller | None:
+        """Know one client that nobody else knows."""
+        return Caller(CallerKind.CLIENT, "client", scopes=frozenset({"tokens.verify"})) if token == "remembered" else None
 
 
 async def test_a_defect_of_the_prompt_way_leaves_the_answer_to_the_patient_one(door: Door, capfd: pytest.CaptureFixture[str]) -> None:
@@ -135,6 +154,53 @@ async def test_a_defect_of_the_prompt_way_leaves_the_answer_to_the_patient_one(d
     assert numbers["grpc_server_handled_total", "grpc_code=OKgrpc_type=unary"] == 2
     assert numbers["watchword_cache_requests_total", "outcome=miss"] == 2
     assert "prompt_failed" in "".join(capfd.readouterr())
+
+
+async def test_an_answer_that_comes_soon_is_memorys_too(door: Door) -> None:
+    """And a drain waits for it."""
+    await door.verify("x")  # a stranger's identity is checked once by the patient way
+    asking = await door.ask_soon()
+    in_flight = door.edge.activity.in_flight
+    door.servicer.soon[0].set_result(b"")
+
+    assert await asking is grpc.StatusCode.OK
+    assert (in_flight, door.edge.activity.in_flight) == (1, 0)
+    numbers = await door.numbers()
+    assert numbers["watchword_cache_requests_total", "outcome=hit"] == 1
+    assert numbers["grpc_server_handled_total", "grpc_code=OKgrpc_type=unary"] == 2
+    assert numbers["grpc_server_handling_seconds_count", "grpc_type=unary"] == 2
+
+
+async def test_an_answer_that_does_not_come_is_given_by_the_patient_way(door: Door, capfd: pytest.CaptureFixture[str]) -> None:
+    await door.verify("x")
+    asking = await door.ask_soon()
+    door.servicer.soon[0].set_exception(ValueError("a defect"))
+
+    assert await asking is grpc.StatusCode.OK
+    assert (await door.numbers())["watchword_cache_requests_total", "outcome=miss"] == 2
+    assert "prompt_failed" in "".join(capfd.readouterr())
+
+
+async def test_who_is_over_the_limit_gets_nothing_soon(door: Door) -> None:
+    door.limits.spend = lambda *_: False
+    asking = await door.ask_soon(metadata=(("authorization", "Bearer remembered"),))
+
+    assert await asking is grpc.StatusCode.UNAUTHENTICATED  # by the patient way, which knows nobody
+    assert door.servicer.soon[0].cancelled()
+
+
+async def test_who_gives_up_an_answer_that_comes_soon_is_no_longer_waited_for(door: Door) -> None:
+    await door.verify("x")
+    asking = await door.ask_soon()
+    asking.cancel()
+    async with asyncio.timeout(5):
+        while door.edge.activity.in_flight:  # noqa: ASYNC110  (the cancellation has to arrive)
+            await asyncio.sleep(0)
+
+    assert door.servicer.soon[0].cancelled()
+    numbers = await door.numbers()
+    assert numbers["grpc_server_handled_total", "grpc_code=Canceledgrpc_type=unary"] == 1
+    assert numbers["grpc_server_started_total", "grpc_type=unary"] == 2
 
 
 async def test_calls_are_counted_by_how_they_ended_under_the_names_that_dashboards_know(door: Door) -> None:

@@ -1,0 +1,131 @@
+"""RSA signatures eight at a time, for the price of three: Intel's multi-buffer library does in the lanes of AVX-512 what OpenSSL does for one number.
+
+It needs a processor with IFMA (since 2020), and the library, which `scripts/up` and the image bring (docs/decisions/0023). Where either is missing,
+signatures are made one by one, as ever. None leaves unchecked: a fault while half of a Chinese remainder is computed would give the key away, so each
+is opened again with the public key first. Source: RFC 8017 sections 8.2 and 9.2; Boneh, DeMillo and Lipton 1997; Envoy's CryptoMB, for TLS.
+"""
+
+import ctypes
+import hashlib
+import sys
+from collections.abc import Sequence
+from ctypes import c_int, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+
+LANES = 8
+PLACES = (str(Path(sys.prefix) / "lib" / "libcrypto_mb.watchword.so"), "libcrypto_mb.so.13")  # scripts/_signing_library's, then the system's own
+EXPONENT = 65537  # the only one that the library checks signatures with
+_ALGORITHMS = {2048: 1, 3072: 2, 4096: 3}  # bits: the library's number for RSA of that size
+_OK = 0
+_DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # of SHA-256: RFC 8017 section 9.2, note 1
+
+_Pointers = c_void_p * LANES
+
+
+class Unavailable(Exception):
+    """Signatures cannot be made together here; the message says why, for the operator."""
+
+
+class Fault(Exception):
+    """What came out is not the signature of what went in."""
+
+
+class MultiBuffer:
+    """The library. Raises Unavailable if it cannot be loaded, or this processor is not one for it."""
+
+    def __init__(self, places: Sequence[str] = PLACES) -> None:
+        self._library = _load(places)
+        self._info = self._library.mbx_get_algo_info
+        self._info.argtypes, self._info.restype = [c_int], c_uint64
+        self.private = self._library.mbx_rsa_private_crt_mb8
+        self.private.argtypes, self.private.restype = [*[_Pointers] * 7, c_int, c_void_p, c_void_p], c_uint32
+        self.public = self._library.mbx_rsa_public_mb8
+        self.public.argtypes, self.public.restype = [*[_Pointers] * 3, c_int, c_void_p, c_void_p], c_uint32
+        if not any(self._fits(bits) for bits in _ALGORITHMS):
+            raise Unavailable("this processor has no AVX-512 with IFMA")
+
+    def lanes(self, private: Any) -> "Lanes | None":
+        """Return eight lanes that sign with `private`, or None if it is not a key for them. Raises Fault."""
+        if not isinstance(private, rsa.RSAPrivateKey) or not self._fits(private.key_size):
+            return None
+        numbers = private.private_numbers()
+        is_even = numbers.p.bit_length() == numbers.q.bit_length() == private.key_size // 2
+        return Lanes(self, private) if is_even and numbers.public_numbers.e == EXPONENT else None
+
+    def _fits(self, bits: int) -> bool:
+        return bits in _ALGORITHMS and bool(self._info(_ALGORITHMS[bits]) & LANES)
+
+
+class Lanes:
+    """One key's eight lanes: RSASSA-PKCS1-v1_5 with SHA-256. Not for several threads at once."""
+
+    def __init__(self, library: MultiBuffer, private: rsa.RSAPrivateKey) -> None:
+        numbers, size = private.private_numbers(), private.key_size // 8
+        self._library = library
+        self._bits, self._size = private.key_size, size
+        self._padding = b"\0\1".ljust(size - len(_DIGEST_INFO) - 33, b"\xff") + b"\0" + _DIGEST_INFO
+        halves = (numbers.p, numbers.q, numbers.dmp1, numbers.dmq1, numbers.iqmp)
+        self._halves = [_Row.of_one(half.to_bytes(size // 2, "little")) for half in halves]
+        self._modulus = _Row.of_one(numbers.public_numbers.n.to_bytes(size, "little"))
+        self._asked, self._signed, self._opened = _Row.of_many(size), _Row.of_many(size), _Row.of_many(size)
+        self._prove(private)
+
+    def sign(self, texts: Sequence[bytes]) -> list[bytes]:
+        """Return the signatures of one to eight texts, in their order. Raises Fault. Cost: the same for one as for eight."""
+        asked = [self._padding + hashlib.sha256(text).digest() for text in texts]
+        self._asked.write(b"".join((asked * LANES)[:LANES]))
+        halves = [half.pointers for half in self._halves]
+        signed = self._library.private(self._asked.pointers, self._signed.pointers, *halves, self._bits, None, None)
+        opened = self._library.public(self._signed.pointers, self._opened.pointers, self._modulus.pointers, self._bits, None, None)
+        if signed != _OK or opened != _OK or self._opened.read() != self._asked.read():
+            raise Fault
+        every = self._signed.read()
+        return [every[number * self._size : (number + 1) * self._size] for number in range(len(texts))]
+
+    def _prove(self, private: rsa.RSAPrivateKey) -> None:
+        texts = [b"lane %d" % number for number in range(LANES)]
+        if self.sign(texts) != [private.sign(text, padding.PKCS1v15(), SHA256()) for text in texts]:
+            raise Fault
+
+
+class _Row:
+    """Memory that eight lanes read or write: a place each, or one for all."""
+
+    def __init__(self, size: int, step: int) -> None:
+        self._memory = ctypes.create_string_buffer(size)
+        start = ctypes.addressof(self._memory)
+        self.pointers = _Pointers(*[start + step * lane for lane in range(LANES)])
+
+    @classmethod
+    def of_one(cls, number: bytes) -> "_Row":
+        """Let all lanes read the same number."""
+        row = cls(len(number), 0)
+        row.write(number)
+        return row
+
+    @classmethod
+    def of_many(cls, size: int) -> "_Row":
+        """Give each lane `size` bytes."""
+        return cls(size * LANES, size)
+
+    def write(self, raw: bytes) -> None:
+        """Fill it."""
+        self._memory.raw = raw
+
+    def read(self) -> bytes:
+        """Return all of it."""
+        return self._memory.raw
+
+
+def _load(places: Sequence[str]) -> Any:
+    reasons = []
+    for place in places:
+        try:
+            return ctypes.CDLL(place)
+        except OSError as error:
+            reasons.append(str(error))
+    raise Unavailable("; ".join(reasons))
