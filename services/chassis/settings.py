@@ -21,7 +21,7 @@ S = TypeVar("S", bound="ChassisSettings")
 # Names, places, log levels and sizes are an instance's own; of a service's key and certificate each may have a newer one for a while.
 MAY_DIFFER = frozenset(
     {
-        *("APP_NAME", "APP_VERSION", "INSTANCE_ID", "LOG_LEVEL", "LOG_FORMAT", "REFLECTION", "DRAIN_TIMEOUT", "SECURITY_SALT"),
+        *("APP_NAME", "APP_VERSION", "INSTANCE_ID", "LOG_LEVEL", "LOG_FORMAT", "REFLECTION", "DRAIN_TIMEOUT", "SECURITY_SALT", "SIGN_TOGETHER"),
         *(
             "GRPC_ADDRESS",
             "INTERNAL_GRPC_ADDRESS",

@@ -1,8 +1,8 @@
 """Signatures of calls that come close together, made together.
 
-Eight signatures made at once cost as much as three (multi_buffer.py), so under load a call waits for seven others: for `PATIENCE` at most, and only
-while others keep coming. One that comes by itself is signed at once, and so are all for a while after a wait in vain, which is longer after each.
-A signature that cannot be made together is made alone; nothing is refused for it.
+Eight signatures made at once cost as much as three (multi_buffer.py), so under load a call waits for seven others, for `PATIENCE` at most. One that
+comes by itself is signed at once. So are all, for a while, after a wait that ended before eight had come: the while is longer after each, and short
+again after a full eight. A signature that cannot be made together is made alone; nothing is refused for it.
 """
 
 import asyncio
@@ -39,8 +39,9 @@ class JointSigning:
     def __init__(self, library: MultiBuffer | None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._library = library
         self._monotonic = monotonic
-        self._key: SigningKey | None = None  # whose lanes these are
+        self._key: SigningKey | None = None  # the last one that was signed with, for which jobs wait
         self._lanes: Lanes | None = None
+        self._has_asked = False  # whether it has been found out if the key is one for lanes
         self._jobs: list[Job] = []
         self._timer: asyncio.TimerHandle | None = None
         self._last = self._alone_until = float("-inf")
@@ -63,16 +64,14 @@ class JointSigning:
         return self._library is not None
 
     def sign(self, key: SigningKey, text: str, answer: Answer) -> bytes | asyncio.Future[bytes]:
-        """Return what `answer` makes of the signature of `text`: at once, or when others came or nobody did."""
+        """Return what `answer` makes of the signature of `text`, now or as soon as it is made. Whatever `answer` raises is the future's."""
         now = self._monotonic()
         gap, self._last = now - self._last, now
-        if not self._jobs and (gap > NEAR or now < self._alone_until):
-            return self._alone(key, text, answer)
         if key is not self._key:
-            self._flush()
-            self._take(key)
-        if self._lanes is None:
-            return self._alone(key, text, answer)
+            self._change(key)
+        is_by_itself = gap > NEAR or now < self._alone_until
+        if not self._jobs and (is_by_itself or not self._may_wait(key)):
+            return answer(self.sign_alone(key, text))
         job = Job(text, answer, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         if len(self._jobs) == LANES:
@@ -82,18 +81,26 @@ class JointSigning:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._expire)
         return job.future
 
-    def _alone(self, key: SigningKey, text: str, answer: Answer) -> bytes:
+    def sign_alone(self, key: SigningKey, text: str) -> bytes:
+        """Return the signature of `text`, made by itself."""
+        signature = key.sign(text)
         self.alone += 1
-        return answer(key.sign(text))
+        return signature
 
-    def _take(self, key: SigningKey) -> None:
-        """Make lanes for `key`, if it is one for lanes."""
-        self._key, self._lanes = key, None
-        if self._library is not None and key.algorithm == "RS256":
+    def _change(self, key: SigningKey) -> None:
+        """Sign for those who wait for the former key, and forget its numbers."""
+        self._flush()
+        self._key, self._lanes, self._has_asked = key, None, False
+
+    def _may_wait(self, key: SigningKey) -> bool:
+        """Whether there are lanes for `key`, which are made when they are first wanted. Cost: a few signatures, once a key."""
+        if not self._has_asked and self._library is not None and key.algorithm == "RS256":
             try:
                 self._lanes = self._library.lanes(key.private)
             except Fault:
-                self._fail(key)
+                self._fail(key, "lanes sign otherwise than OpenSSL")
+        self._has_asked = True
+        return self._lanes is not None
 
     def _expire(self) -> None:
         self._alone_until = self._monotonic() + self._pause
@@ -101,30 +108,41 @@ class JointSigning:
         self._flush()
 
     def _flush(self) -> None:
-        """Sign for all who wait and have not left."""
+        """Answer all who wait and have not left. Raises nothing: each future has its own failure."""
         if self._timer is not None:
             self._timer.cancel()
         key, jobs = self._key, [job for job in self._jobs if not job.future.done()]
         self._jobs, self._timer = [], None
         if key is None or not jobs:
             return
-        signatures = self._signatures(key, [job.text for job in jobs])
+        try:
+            signatures = self._signatures(key, [job.text for job in jobs])
+        except Exception as error:
+            for job in jobs:
+                job.future.set_exception(error)
+            return
         for job, signature in zip(jobs, signatures, strict=True):
-            job.future.set_result(job.answer(signature))
+            _settle(job, signature)
 
     def _signatures(self, key: SigningKey, texts: list[str]) -> list[bytes]:
         if self._lanes is not None and len(texts) >= WORTHWHILE:
             try:
                 signatures = self._lanes.sign([text.encode() for text in texts])
             except Fault:
-                self._fail(key)
+                self._fail(key, "a signature did not fit the public key")
             else:
                 self.together += len(texts)
                 return signatures
-        self.alone += len(texts)
-        return [key.sign(text) for text in texts]
+        return [self.sign_alone(key, text) for text in texts]
 
-    def _fail(self, key: SigningKey) -> None:
-        """Sign nothing together any more: the machine or the library computes wrongly."""
-        log.error("joint_signing_failed", kid=key.kid)
+    def _fail(self, key: SigningKey, cause: str) -> None:
+        """Sign nothing together until the next start: the machine or the library computes wrongly."""
+        log.error("joint_signing_failed", kid=key.kid, cause=cause)
         self._library = self._lanes = None
+
+
+def _settle(job: Job, signature: bytes) -> None:
+    try:
+        job.future.set_result(job.answer(signature))
+    except Exception as error:
+        job.future.set_exception(error)

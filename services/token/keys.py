@@ -131,7 +131,7 @@ class SigningKey:
     def __post_init__(self) -> None:
         """Make what is the same for all tokens: the header, of type at+jwt, and how long an encoded signature is (RFC 7518 section 3, RFC 8032)."""
         header = json.dumps({"alg": self.algorithm, "kid": self.kid, "typ": "at+jwt"}, separators=(",", ":")).encode()
-        size = self.private.key_size // 8 if self.algorithm in ("RS256", "PS256") else 64
+        size = -(-self.private.key_size // 8) if self.algorithm in ("RS256", "PS256") else 64
         object.__setattr__(self, "head", encode_segment(header))
         object.__setattr__(self, "signature_size", len(encode_segment(bytes(size))))
 

@@ -1,14 +1,15 @@
 """RSA signatures eight at a time, for the price of three: Intel's multi-buffer library does in the lanes of AVX-512 what OpenSSL does for one number.
 
-It needs a processor with IFMA (since 2020), and the library, which `scripts/up` and the image bring (docs/decisions/0023). Where either is missing,
-signatures are made one by one, as ever. None leaves unchecked: a fault while half of a Chinese remainder is computed would give the key away, so each
-is opened again with the public key first. Source: RFC 8017 sections 8.2 and 9.2; Boneh, DeMillo and Lipton 1997; Envoy's CryptoMB, for TLS.
+It needs a processor with AVX-512 and IFMA (Ice Lake, Zen 4), and the library, which `scripts/up` and the image bring (docs/decisions/0023). Where
+either is missing, signatures are made one by one, as ever. None leaves unchecked: a fault while half of a Chinese remainder is computed would give
+the key away, so each is opened again with the public key first.
+Source: RFC 8017 sections 8.2 and 9.2; Boneh, DeMillo and Lipton 1997; Envoy's CryptoMB, which does this for TLS.
 """
 
 import ctypes
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_int, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,19 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
 LANES = 8
-PLACES = (str(Path(sys.prefix) / "lib" / "libcrypto_mb.watchword.so"), "libcrypto_mb.so.13")  # scripts/_signing_library's, then the system's own
+PLACE = Path(sys.prefix) / "lib" / "libcrypto_mb.watchword.so"  # where scripts/_signing_library puts it
 EXPONENT = 65537  # the only one that the library checks signatures with
-_ALGORITHMS = {2048: 1, 3072: 2, 4096: 3}  # bits: the library's number for RSA of that size
+_BITS = (2048, 3072, 4096)  # of keys that it takes
+_AVX512_IFMA = (
+    0x300000000  # in the processor, and allowed by the system. On AVX-IFMA alone it works with half the lanes, which nobody has measured here
+)
 _OK = 0
 _DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # of SHA-256: RFC 8017 section 9.2, note 1
 
 _Pointers = c_void_p * LANES
+Operation = Callable[
+    ..., int
+]  # of rows of pointers, the key's bits, and two pointers that may be null; returns four bits a lane, zero if all went well
 
 
 class Unavailable(Exception):
@@ -35,29 +42,29 @@ class Fault(Exception):
 
 
 class MultiBuffer:
-    """The library. Raises Unavailable if it cannot be loaded, or this processor is not one for it."""
+    """The library's two operations, each for eight lanes. Raises Unavailable if it cannot be loaded, or this processor is not one for it."""
 
-    def __init__(self, places: Sequence[str] = PLACES) -> None:
-        self._library = _load(places)
-        self._info = self._library.mbx_get_algo_info
-        self._info.argtypes, self._info.restype = [c_int], c_uint64
-        self.private = self._library.mbx_rsa_private_crt_mb8
-        self.private.argtypes, self.private.restype = [*[_Pointers] * 7, c_int, c_void_p, c_void_p], c_uint32
-        self.public = self._library.mbx_rsa_public_mb8
-        self.public.argtypes, self.public.restype = [*[_Pointers] * 3, c_int, c_void_p, c_void_p], c_uint32
-        if not any(self._fits(bits) for bits in _ALGORITHMS):
+    def __init__(self, place: Path = PLACE) -> None:
+        try:
+            library = ctypes.CDLL(str(place))
+            features, private, public = library.mbx_get_cpu_features, library.mbx_rsa_private_crt_mb8, library.mbx_rsa_public_mb8
+        except (OSError, AttributeError) as error:
+            raise Unavailable(str(error)) from error
+        features.argtypes, features.restype = [], c_uint64
+        private.argtypes, private.restype = [*[_Pointers] * 7, c_int, c_void_p, c_void_p], c_uint32
+        public.argtypes, public.restype = [*[_Pointers] * 3, c_int, c_void_p, c_void_p], c_uint32
+        if features() & _AVX512_IFMA != _AVX512_IFMA:
             raise Unavailable("this processor has no AVX-512 with IFMA")
+        self.private: Operation = private
+        self.public: Operation = public
 
     def lanes(self, private: Any) -> "Lanes | None":
         """Return eight lanes that sign with `private`, or None if it is not a key for them. Raises Fault."""
-        if not isinstance(private, rsa.RSAPrivateKey) or not self._fits(private.key_size):
+        if not isinstance(private, rsa.RSAPrivateKey) or private.key_size not in _BITS:
             return None
         numbers = private.private_numbers()
         is_even = numbers.p.bit_length() == numbers.q.bit_length() == private.key_size // 2
         return Lanes(self, private) if is_even and numbers.public_numbers.e == EXPONENT else None
-
-    def _fits(self, bits: int) -> bool:
-        return bits in _ALGORITHMS and bool(self._info(_ALGORITHMS[bits]) & LANES)
 
 
 class Lanes:
@@ -76,6 +83,7 @@ class Lanes:
 
     def sign(self, texts: Sequence[bytes]) -> list[bytes]:
         """Return the signatures of one to eight texts, in their order. Raises Fault. Cost: the same for one as for eight."""
+        assert 1 <= len(texts) <= LANES, "a text for each lane at most"
         asked = [self._padding + hashlib.sha256(text).digest() for text in texts]
         self._asked.write(b"".join((asked * LANES)[:LANES]))
         halves = [half.pointers for half in self._halves]
@@ -119,13 +127,3 @@ class _Row:
     def read(self) -> bytes:
         """Return all of it."""
         return self._memory.raw
-
-
-def _load(places: Sequence[str]) -> Any:
-    reasons = []
-    for place in places:
-        try:
-            return ctypes.CDLL(place)
-        except OSError as error:
-            reasons.append(str(error))
-    raise Unavailable("; ".join(reasons))

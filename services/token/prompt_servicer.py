@@ -112,7 +112,7 @@ class PromptIssuing:
             if request.with_refresh_token:
                 return None
             now = self._clock.now()
-            draft = self._sessions.draft_alone(login_of(request, now), now)
+            draft = self._sessions.draft(login_of(request, now), now)
         except (DecodeError, RecursionError, WatchwordError):
             return None
         return self._signing.sign(draft.key, draft.text, lambda signature: _issued(draft.signed(signature)))

@@ -15,7 +15,7 @@ from services.token.messages import TYPES, login_of, may_see, optional, principa
 from services.token.prompt_servicer import PromptIssuing, PromptVerification
 from services.token.revocations import RevokedKind
 from services.token.revoker import Revoker, Target
-from services.token.sessions import Sessions, digest_of, is_refresh_token
+from services.token.sessions import Sessions, digest_of, is_refresh_token, without_session
 from services.token.store.sessions import SessionStore
 from services.token.verifier import Question, Verdict, Verifier
 from services.token.watch_servicer import Watch
@@ -47,6 +47,7 @@ class TokenServicer:
         clock: Clock,
     ) -> None:
         self._sessions = sessions
+        self._signing = signing
         self._verifier = verifier
         self._revoker = revoker
         self._store = store
@@ -59,9 +60,13 @@ class TokenServicer:
         self._clock = clock
 
     async def IssueToken(self, request: token_pb2.IssueTokenRequest, call: Call) -> token_pb2.IssueTokenResponse:
-        login = login_of(request, self._clock.now())
-        tokens = await self._sessions.open(call, login) if request.with_refresh_token else self._sessions.issue_alone(login)
-        return token_pb2.IssueTokenResponse(tokens=tokens_of(tokens))
+        now = self._clock.now()
+        login = login_of(request, now)
+        if request.with_refresh_token:
+            return token_pb2.IssueTokenResponse(tokens=tokens_of(await self._sessions.open(call, login)))
+        draft = self._sessions.draft(login, now)
+        access = draft.signed(self._signing.sign_alone(draft.key, draft.text))
+        return token_pb2.IssueTokenResponse(tokens=tokens_of(without_session(access)))
 
     async def RefreshToken(self, request: token_pb2.RefreshTokenRequest, call: Call) -> token_pb2.RefreshTokenResponse:
         redemption = await self._sessions.redeem(

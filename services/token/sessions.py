@@ -162,13 +162,11 @@ class Sessions:
         )
         return await self._store.insert_session(call, session, refresh, revision=login.revision, result=tokens, kind=Tokens, event=event)
 
-    def issue_alone(self, login: Login) -> Tokens:
-        """Return an access token without a session: client_credentials, RFC 6749 section 4.4.3. Raises PreconditionFailed, DependencyUnavailable."""
-        draft = self.draft_alone(login, self._clock.now())
-        return without_session(draft.signed(draft.key.sign(draft.text)))
+    def draft(self, login: Login, now: datetime) -> Draft:
+        """Return what is to be signed of an access token without a session: client_credentials, RFC 6749 section 4.4.3.
 
-    def draft_alone(self, login: Login, now: datetime) -> Draft:
-        """Return what is to be signed of such a token. Raises PreconditionFailed, DependencyUnavailable."""
+        Raises  PreconditionFailed, DependencyUnavailable
+        """
         grant = Grant(
             login.subject,
             login.tenant_id,

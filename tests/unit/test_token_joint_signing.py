@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from services.token.joint_signing import MAX_PAUSE, NEAR, PATIENCE, PAUSE, WORTH
 from services.token.keys import SigningKey
 from services.token.multi_buffer import LANES, Fault, MultiBuffer
 
-PRIVATE = rsa.generate_private_key(65537, 2048)
-KEY = SigningKey("one", "RS256", PRIVATE)
+PRIVATE, OTHER = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 2048)
+KEY, NEXT = SigningKey("one", "RS256", PRIVATE), SigningKey("two", "RS256", OTHER)
 Soon = asyncio.Future[bytes]
 
 
@@ -27,13 +28,15 @@ class Library(MultiBuffer):
 
     def lanes(self, private: Any) -> Any:
         self.keys.append(private)
-        return self if isinstance(private, rsa.RSAPrivateKey) else None
+        if self.is_broken:
+            raise Fault
+        return SimpleNamespace(sign=lambda texts: self._sign(private, texts))
 
-    def sign(self, texts: list[bytes]) -> list[bytes]:
+    def _sign(self, private: rsa.RSAPrivateKey, texts: list[bytes]) -> list[bytes]:
         if self.is_broken:
             raise Fault
         self.batches.append(len(texts))
-        return [PRIVATE.sign(text, padding.PKCS1v15(), SHA256()) for text in texts]
+        return [private.sign(text, padding.PKCS1v15(), SHA256()) for text in texts]
 
 
 class Signing:
@@ -47,7 +50,13 @@ class Signing:
 
     def sign(self, text: str = "text", key: SigningKey = KEY, *, after: float = NEAR / 10) -> bytes | Soon:
         self.now += after
-        return self.joint.sign(key, text, lambda signature: text.encode() + b"|" + signature)
+        return self.joint.sign(key, text, lambda signature: self.answer(text, signature))
+
+    @staticmethod
+    def answer(text: str, signature: bytes) -> bytes:
+        if text.startswith("bad"):
+            raise ValueError(text)
+        return text.encode() + b"|" + signature
 
     def several(self, size: int, key: SigningKey = KEY) -> "list[Soon]":
         every = [self.sign(f"text {next(self._numbers)}", key) for _ in range(size)]
@@ -78,9 +87,9 @@ async def signing() -> Signing:
     return made
 
 
-def assert_good(answer: bytes) -> None:
+def assert_good(answer: bytes, by: rsa.RSAPrivateKey = PRIVATE) -> None:
     text, _, signature = answer.partition(b"|")
-    PRIVATE.public_key().verify(signature, text, padding.PKCS1v15(), SHA256())
+    by.public_key().verify(signature, text, padding.PKCS1v15(), SHA256())
 
 
 async def test_who_comes_by_itself_is_signed_for_at_once(signing: Signing) -> None:
@@ -152,16 +161,64 @@ async def test_where_all_have_left_nothing_is_signed(signing: Signing) -> None:
     assert_good(await asyncio.wait_for(_awaited(signing.sign(after=MAX_PAUSE)), 1))
 
 
-async def test_who_waits_is_signed_for_by_the_key_of_its_token(signing: Signing) -> None:
+@pytest.mark.parametrize("size", [1, WORTHWHILE, LANES - 1])
+async def test_who_waits_is_signed_for_by_the_key_of_its_token(signing: Signing, size: int) -> None:
     """The next key takes over while some wait."""
-    successor = SigningKey("two", "RS256", PRIVATE)
-    before = signing.several(LANES - 1)
-    after = signing.several(1, successor)
+    before = signing.several(size)
+    after = signing.several(1, NEXT)
 
     assert all(one.done() for one in before)
     assert not after[0].done()
-    assert signing.library.batches == [LANES - 1]
-    assert_good(await after[0])
+    for answer in before:
+        assert_good(await answer)
+    assert_good(await after[0], by=OTHER)
+    assert signing.library.keys == [PRIVATE, OTHER]
+
+
+async def test_the_numbers_of_a_former_key_are_forgotten_with_the_first_token_of_the_next(signing: Signing) -> None:
+    """Also where nobody waits for anybody: a key that was withdrawn may have been withdrawn because it leaked."""
+    for answer in signing.several(LANES):
+        await answer
+    assert signing.joint._lanes is not None
+
+    signing.sign(key=NEXT, after=10)
+
+    assert signing.joint._lanes is None
+
+
+async def test_a_full_eight_leaves_no_alarm_behind(signing: Signing) -> None:
+    """It would end the wait of those who come next, and count as one in vain."""
+    for answer in signing.several(LANES):
+        await answer
+    began = asyncio.get_running_loop().time()
+    later = signing.several(1)
+    assert_good(await later[0])
+
+    assert asyncio.get_running_loop().time() - began >= PATIENCE * 0.9
+    assert signing.joint._pause == PAUSE * 2
+
+
+async def test_an_answer_that_cannot_be_made_is_its_askers_alone(signing: Signing) -> None:
+    good = signing.several(LANES - 2)
+    bad = signing.sign("bad")
+    good += signing.several(1)
+
+    assert isinstance(bad, asyncio.Future)
+    with pytest.raises(ValueError, match="bad"):
+        await bad
+    for answer in good:
+        assert_good(await answer)
+
+
+@pytest.mark.parametrize("size", [1, LANES - 1])
+async def test_where_nothing_can_be_signed_nobody_waits_for_ever(signing: Signing, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge then takes the other way, which says what is wrong."""
+    answers = signing.several(size)
+    monkeypatch.setattr(signing.library, "_sign", _raising)
+    monkeypatch.setattr(SigningKey, "sign", _raising)
+
+    outcomes = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), PATIENCE * 100)
+    assert [type(outcome) for outcome in outcomes] == [MemoryError] * size
 
 
 async def test_other_algorithms_wait_for_nobody() -> None:
@@ -184,8 +241,16 @@ async def test_a_fault_costs_nobody_the_signature_and_ends_signing_together(sign
     assert "joint_signing_failed" in capfd.readouterr().out
     assert not signing.joint.is_available
     assert all(isinstance(signing.sign(), bytes) for _ in range(LANES))
-    assert all(isinstance(signing.sign(key=SigningKey("two", "RS256", PRIVATE)), bytes) for _ in range(LANES))
+    assert all(isinstance(signing.sign(key=NEXT), bytes) for _ in range(LANES))
     assert signing.joint.together == 0
+
+
+async def test_lanes_that_sign_wrongly_are_not_used(signing: Signing, capfd: pytest.CaptureFixture[str]) -> None:
+    signing.library.is_broken = True
+
+    assert all(isinstance(signing.sign(), bytes) for _ in range(LANES))
+    assert "joint_signing_failed" in capfd.readouterr().out
+    assert not signing.joint.is_available
 
 
 async def test_who_does_not_want_it_does_not_get_it() -> None:
@@ -193,6 +258,10 @@ async def test_who_does_not_want_it_does_not_get_it() -> None:
 
     assert not joint.is_available
     assert all(isinstance(joint.sign(KEY, "text", lambda signature: signature), bytes) for _ in range(20))
+
+
+def _raising(*_: object) -> Any:
+    raise MemoryError
 
 
 async def _awaited(answer: bytes | Soon) -> bytes:

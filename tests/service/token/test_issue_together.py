@@ -98,6 +98,5 @@ async def test_each_of_many_gets_a_good_token_of_its_own(stores: Stores, service
         assert [claim["sub"] for claim in claims] == subjects
         assert len({claim["jti"] for claim in claims}) == CALLS
         assert {await one.status(token) for token in tokens[:AT_ONCE]} == {"VALID"}
-        assert sum(signed.values()) >= CALLS
-        assert (signed["together"] > CALLS / 4) == (can and wanted == "true")
-        assert signed["together"] == 0 or wanted == "true"
+        assert sum(signed.values()) == CALLS + 1
+        assert (signed["together"] > 0) == (can and wanted == "true")
