@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 LANES = 8
 PLACE = Path(sys.prefix) / "lib" / "libcrypto_mb.watchword.so"  # where scripts/_signing_library puts it
 EXPONENT = 65537  # the only one that the library checks signatures with
-_BITS = (2048, 3072, 4096)  # of keys that it takes
+BITS = 2048  # of keys that are worth it: with 3,072 bits OpenSSL is faster, with 4,096 all else would wait for 7 ms at a time
 _AVX512_IFMA = (
     0x300000000  # in the processor, and allowed by the system. On AVX-IFMA alone it works with half the lanes, which nobody has measured here
 )
@@ -60,7 +60,7 @@ class MultiBuffer:
 
     def lanes(self, private: Any) -> "Lanes | None":
         """Return eight lanes that sign with `private`, or None if it is not a key for them. Raises Fault."""
-        if not isinstance(private, rsa.RSAPrivateKey) or private.key_size not in _BITS:
+        if not isinstance(private, rsa.RSAPrivateKey) or private.key_size != BITS:
             return None
         numbers = private.private_numbers()
         is_even = numbers.p.bit_length() == numbers.q.bit_length() == private.key_size // 2
