@@ -1,6 +1,7 @@
 """A stack with faults: its instances, its wires, and what can be taken away from it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -174,7 +175,8 @@ class World(Suite):
         """Signal Postgres and all its backends."""
         postmaster = self.pid("postgres")
         for pid in (postmaster, *children(postmaster)):
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # a backend that has just ended
+                os.kill(pid, number)
 
 
 def children(parent: int) -> Iterator[int]:
