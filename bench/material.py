@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.tenancy import DEFAULT_TENANT
-from watchword.tokens import Claims, SubjectKind, encode_segment, render
+from services.token.issuer import render
+from watchword.tokens import Claims, SubjectKind, encode_segment
 
 KID = "bench"
 ISSUER = "https://bench.example"

@@ -30,14 +30,13 @@ _TEXT = r"[ !#-\[\]-~]{1,2048}"  # printable ASCII that JSON writes as it is
 _WORD = r"[!#-\[\]-~]+"
 _SECONDS = r"(0|[1-9][0-9]{0,10})"  # less than MAX_SECONDS
 _ID = f"({_UUID.pattern})"
-# What `render` writes of a token for one audience, without actors or parents and in plain ASCII: nearly all tokens, read by one match. Whatever is
-# written otherwise is read as JSON. Both readings of one payload are the same (a test compares them).
+# What the suite's issuer writes of a token for one audience, without actors or parents and in plain ASCII: nearly all tokens, read by one match.
+# Whatever is written otherwise is read as JSON. Both readings of one payload are the same (a test compares them).
 _RENDERED = re.compile(
     rf'\{{"iss":"({_TEXT})","sub":"{_ID}","aud":"({_TEXT})","exp":{_SECONDS},"iat":{_SECONDS},"jti":"{_ID}","client_id":"({LOGIN_CLIENT}|{_UUID.pattern})",'
     rf'"tenant_id":"{_ID}","sub_type":"(user|client)","rev":(0|[1-9][0-9]{{0,17}}),"auth_time":{_SECONDS}(?:,"sid":"{_ID}")?'
     rf'(?:,"scope":"(?=[^"]{{1,2048}}")({_WORD}(?: {_WORD})*)")?(?:,"roles":\["({_TEXT}(?:","{_TEXT})*)"\])?(?:,"acr":"({_TEXT})")?\}}'
 )
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _HEADER = frozenset({"alg", "kid", "typ"})
 _CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "jti", "client_id", "tenant_id", "sub_type", "rev", "auth_time"})
 _MAY_CLAIM = _CLAIMS | {"sid", "scope", "roles", "acr", "act", "parents"}
@@ -160,43 +159,6 @@ def _read_json(text: str) -> Claims:
         actors=_actors(claims["act"]) if "act" in claims else (),
         parents=tuple(_as_uuid(text) for text in _texts(claims.get("parents", []), MAX_EXCHANGES)),
     )
-
-
-def render(claims: Claims) -> bytes:
-    """Return the payload that `parse` reads."""
-    members: dict[str, Any] = {
-        "iss": claims.iss,
-        "sub": claims.sub,
-        "aud": claims.aud[0] if len(claims.aud) == 1 else list(claims.aud),
-        "exp": claims.exp,
-        "iat": claims.iat,
-        "jti": claims.jti,
-        "client_id": str(claims.client_id) if claims.client_id else LOGIN_CLIENT,
-        "tenant_id": str(claims.tenant_id),
-        "sub_type": claims.kind.value,
-        "rev": claims.rev,
-        "auth_time": claims.auth_time,
-    }
-    if claims.sid:
-        members["sid"] = claims.sid
-    if claims.scope:
-        members["scope"] = " ".join(claims.scope)
-    if claims.roles:
-        members["roles"] = claims.roles
-    if claims.acr:
-        members["acr"] = claims.acr
-    if claims.actors:
-        members["act"] = _act(claims.actors)
-    if claims.parents:
-        members["parents"] = [str(parent) for parent in claims.parents]
-    return _ENCODER.encode(members).encode()
-
-
-def _act(actors: tuple[UUID, ...]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for actor in reversed(actors):
-        nested = {"sub": str(actor), **({"act": nested} if nested else {})}
-    return nested
 
 
 def encode_segment(raw: bytes) -> str:

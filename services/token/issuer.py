@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
-from uuid import UUID, uuid4
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+import uuid_utils
 
 from services.chassis.skew import Skew
 from services.token.keys import KeyRing, SigningKey
 from watchword.errors import PreconditionFailed
-from watchword.tokens import Claims, SubjectKind, encode_segment, render
+from watchword.tokens import LOGIN_CLIENT, Claims, SubjectKind, encode_segment
 
 MAX_TOKEN_BYTES = 4096
+_ENCODER = msgspec.json.Encoder()
 
 
 class Grant(NamedTuple):
@@ -87,7 +91,7 @@ class Issuer:
             aud=(grant.audience or self._audience,),
             exp=self._expiry(now, grant.not_after),
             iat=issued,
-            jti=str(uuid4()),
+            jti=str(uuid_utils.uuid4()),
             tenant_id=grant.tenant_id,
             kind=grant.kind,
             rev=grant.revision,
@@ -106,7 +110,7 @@ class Issuer:
         Raises PreconditionFailed if it is too large without any role.
         """
         expiry = min(claims.exp, self._expiry(now, None))
-        return _signed(self._drafted(claims._replace(jti=str(uuid4()), exp=expiry), now))
+        return _signed(self._drafted(claims._replace(jti=str(uuid_utils.uuid4()), exp=expiry), now))
 
     def _expiry(self, now: datetime, not_after: datetime | None) -> int:
         expiry = now + self._ttl
@@ -138,3 +142,40 @@ def _fewer(roles: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield roles
         roles = roles[: len(roles) // 2]
     yield ()
+
+
+def render(claims: Claims) -> bytes:
+    """Return the payload that `watchword.tokens.parse` reads. Claims that hold nothing are left out."""
+    members: dict[str, Any] = {
+        "iss": claims.iss,
+        "sub": claims.sub,
+        "aud": claims.aud[0] if len(claims.aud) == 1 else list(claims.aud),
+        "exp": claims.exp,
+        "iat": claims.iat,
+        "jti": claims.jti,
+        "client_id": str(claims.client_id) if claims.client_id else LOGIN_CLIENT,
+        "tenant_id": str(claims.tenant_id),
+        "sub_type": claims.kind.value,
+        "rev": claims.rev,
+        "auth_time": claims.auth_time,
+    }
+    if claims.sid:
+        members["sid"] = claims.sid
+    if claims.scope:
+        members["scope"] = " ".join(claims.scope)
+    if claims.roles:
+        members["roles"] = claims.roles
+    if claims.acr:
+        members["acr"] = claims.acr
+    if claims.actors:
+        members["act"] = _act(claims.actors)
+    if claims.parents:
+        members["parents"] = [str(parent) for parent in claims.parents]
+    return _ENCODER.encode(members)
+
+
+def _act(actors: tuple[UUID, ...]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for actor in reversed(actors):
+        nested = {"sub": str(actor), **({"act": nested} if nested else {})}
+    return nested

@@ -6,6 +6,7 @@ anew each time.
 """
 
 from asyncio import Future
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from watchword.tokens import MAX_TOKEN_BYTES
 
 REMEMBERED = 4096  # requests, of some 3 KB each
 MAX_REMEMBERED_BYTES = MAX_TOKEN_BYTES + 1024  # a longer request is read each time
+TOKENS, ACCESS_TOKEN = token_pb2.IssueTokenResponse.TOKENS_FIELD_NUMBER, token_pb2.TokenSet.ACCESS_TOKEN_FIELD_NUMBER
 RESPONSES = token_pb2.BatchVerifyTokensResponse.RESPONSES_FIELD_NUMBER
 
 
@@ -115,11 +117,17 @@ class PromptIssuing:
             draft = self._sessions.draft(login_of(request, now), now)
         except (DecodeError, RecursionError, WatchwordError):
             return None
-        return self._signing.sign(draft.key, draft.text, lambda signature: _issued(draft.signed(signature)))
+        return self._signing.sign(draft.key, draft.text, lambda signature: issued(draft.signed(signature)))
 
 
-def _issued(access: AccessToken) -> bytes:
-    return token_pb2.IssueTokenResponse(tokens=tokens_of(without_session(access))).SerializeToString()
+def issued(access: AccessToken) -> bytes:
+    """Return an IssueTokenResponse: what is the token's own beside what it shares with others, for fields may stand in any order."""
+    return member(TOKENS, member(ACCESS_TOKEN, access.text.encode("ascii")) + _shared(access.expires_in, access.claims.scope))
+
+
+@lru_cache(maxsize=1024)
+def _shared(expires_in: int, scopes: tuple[str, ...]) -> bytes:
+    return tokens_of(without_session("", expires_in, scopes)).SerializeToString()
 
 
 def _encoded(answer: Answer, caller: Caller) -> bytes:

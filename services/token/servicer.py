@@ -66,7 +66,7 @@ class TokenServicer:
             return token_pb2.IssueTokenResponse(tokens=tokens_of(await self._sessions.open(call, login)))
         draft = self._sessions.draft(login, now)
         access = draft.signed(self._signing.sign_alone(draft.key, draft.text))
-        return token_pb2.IssueTokenResponse(tokens=tokens_of(without_session(access)))
+        return token_pb2.IssueTokenResponse(tokens=tokens_of(without_session(access.text, access.expires_in, access.claims.scope)))
 
     async def RefreshToken(self, request: token_pb2.RefreshTokenRequest, call: Call) -> token_pb2.RefreshTokenResponse:
         redemption = await self._sessions.redeem(

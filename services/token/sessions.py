@@ -22,7 +22,7 @@ from services.chassis.pages import PageRequest
 from services.chassis.postgres import new_id
 from services.chassis.sealing import digest
 from services.chassis.tenancy import TenantId
-from services.token.issuer import AccessToken, Draft, Grant, Issuer
+from services.token.issuer import Draft, Grant, Issuer
 from services.token.revocations import Revocation, RevokedKind
 from watchword.errors import InvalidRequest, NotFound, RefreshTokenReused, TokenInvalid
 from watchword.tokens import SubjectKind
@@ -284,9 +284,9 @@ def asked_for(call: Call, *parts: str) -> Call:
     return replace(call, once=replace(call.once, fingerprint=digest(b"asked for", *(part.encode() for part in parts))))
 
 
-def without_session(access: AccessToken) -> Tokens:
+def without_session(access_token: str, expires_in: int, scopes: tuple[str, ...]) -> Tokens:
     """Return what is handed out when an access token is all there is."""
-    return Tokens(access.text, access.expires_in, "", access.claims.scope, None)
+    return Tokens(access_token, expires_in, "", scopes, None)
 
 
 def is_refresh_token(token: str) -> bool:

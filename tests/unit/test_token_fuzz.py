@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.token.issuer import render
 from services.token.keys import VerificationKey
 from tests.attacks import ATTACKS
 from tests.forgery import ALPHABET, Original, b64, compact, good_claims, with_loose_bits
-from watchword.tokens import _RENDERED, Claims, Malformed, SubjectKind, parse, render, split
+from watchword.tokens import _RENDERED, Claims, Malformed, SubjectKind, parse, split
 
 KEY = rsa.generate_private_key(65537, 2048)
 ORIGINAL = Original.of(

@@ -10,7 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from services.token.issuer import MAX_TOKEN_BYTES, Grant, Issuer
 from services.token.keys import SigningKey
+from services.token.messages import tokens_of
+from services.token.prompt_servicer import issued
+from services.token.sessions import without_session
 from watchword.errors import PreconditionFailed
+from watchword.token.v1 import token_pb2
 from watchword.tokens import SubjectKind
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,6 +46,19 @@ def test_the_size_of_a_draft_is_the_tokens(name: str, roles: tuple[str, ...]) ->
 
     assert draft.size == len(token.text)
     assert token.claims.roles == roles
+
+
+@pytest.mark.parametrize("scopes", [(), ("account",), tuple(f"scope-{number}" for number in range(30))])
+@pytest.mark.parametrize("not_after", [None, NOW + timedelta(seconds=1), NOW])
+def test_the_encoded_answer_is_protobufs(scopes: tuple[str, ...], not_after: datetime | None) -> None:
+    """It is put together by hand, because most of it is the same for many."""
+    access = issuer(KEYS["RS256"]).issue(grant(scopes=scopes)._replace(not_after=not_after), NOW)
+    tokens = tokens_of(without_session(access.text, access.expires_in, access.claims.scope))
+
+    assert token_pb2.IssueTokenResponse.FromString(issued(access)) == token_pb2.IssueTokenResponse(tokens=tokens)
+    assert tokens.access_token == access.text
+    assert tokens.scope.split() == list(scopes)
+    assert tokens.expires_in == (300 if not_after is None else (not_after - NOW).total_seconds())
 
 
 @pytest.mark.parametrize("name", KEYS)
