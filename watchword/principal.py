@@ -42,19 +42,23 @@ class Principal(NamedTuple):
 
 def principal_of(claims: Claims) -> Principal:
     """Return whom verified claims speak for."""
-    return Principal(
-        claims.sub,
-        _text(claims.tenant_id),
-        claims.kind,
-        str(claims.client_id) if claims.client_id else "",
-        claims.sid or "",
-        _often_set(claims.scope),
-        claims.roles,
-        claims.acr,
-        claims.auth_time,
-        tuple(map(str, claims.actors)) if claims.actors else (),
-        claims.jti,
-        claims.exp,
+    _, subject, _, exp, _, jti, tenant_id, kind, _, client_id, sid, scope, roles, auth_time, acr, actors, _ = claims
+    return tuple.__new__(  # as Principal(...) does, without a call of Python in between
+        Principal,
+        (
+            subject,
+            _text(tenant_id),
+            kind,
+            str(client_id) if client_id else "",
+            sid or "",
+            _often_set(scope),
+            roles,
+            acr,
+            auth_time,
+            tuple(map(str, actors)) if actors else (),
+            jti,
+            exp,
+        ),
     )
 
 

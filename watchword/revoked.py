@@ -27,7 +27,8 @@ def names(claims: Claims, kid: str) -> tuple[int, ...]:
         found.append(claims.client_id.int << 3 | _CLIENT)
     if claims.kind is _IS_CLIENT:
         found.append(subject << 3 | _CLIENT)
-    found.extend(parent.int << 3 | _TOKEN for parent in claims.parents)
+    if claims.parents:
+        found.extend(parent.int << 3 | _TOKEN for parent in claims.parents)
     for actor in claims.actors:
         found += (actor.int << 3 | _SUBJECT, actor.int << 3 | _CLIENT)
     return tuple(found)
