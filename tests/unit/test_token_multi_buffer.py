@@ -5,6 +5,7 @@ Everything holds for a library that is plain arithmetic, with the same two opera
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ def test_where_it_is_missing_or_another_words_say_so(tmp_path: Path) -> None:
     assert PLACE.name == "libcrypto_mb.watchword.so"
 
 
+@cache
 def _uneven() -> rsa.RSAPrivateKey:
     """A key of 2,048 bits whose primes have 1,048 and 1,000 of them."""
     while True:

@@ -19,7 +19,7 @@ from tests.service.token.conftest import TENANT
 from watchword.token.v1 import key_pb2, key_pb2_grpc, token_pb2, token_pb2_grpc
 
 AT_ONCE = 64
-CALLS = 1024
+CALLS = 512
 
 
 @dataclass
