@@ -144,6 +144,17 @@ class Instance:
     channel: grpc.aio.Channel = field(repr=False)
 
 
+def environment_of(service: str, url: str, stores: Stores, keys: Keys) -> dict[str, str]:
+    """Return what an instance of `service` needs to know; `url` is of its database."""
+    return {
+        "DATABASE_URL": url,
+        "REDIS_URL": stores.redis,
+        "SECURITY_SALT": SALT,
+        "SERVICE_KEY": keys.private[service],
+        "SERVICE_PUBLIC_KEYS": keys.public_json,
+    }
+
+
 @contextmanager
 def instance(module: str, *, environment: Mapping[str, str], log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run `python -m module` on a free port while inside; yields its address."""

@@ -116,21 +116,11 @@ def _rsa(entry: Mapping[str, Any]) -> rsa.RSAPublicKey:
 
 
 def _rs256(entry: Mapping[str, Any]) -> Verify:
-    verify = _rsa(entry).verify
-
-    def verifies(signed: bytes, signature: bytes) -> bool:  # what `_asking` makes, without a call in between: nearly every token comes here
-        try:
-            verify(signature, signed, _PKCS1, _SHA256)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
-
-    return verifies
+    return _asking(_rsa(entry).verify, _PKCS1, _SHA256)
 
 
 def _ps256(entry: Mapping[str, Any]) -> Verify:
-    verify = _rsa(entry).verify
-    return _asking(lambda signed, signature: verify(signature, signed, _PSS, _SHA256))
+    return _asking(_rsa(entry).verify, _PSS, _SHA256)
 
 
 def _es256(entry: Mapping[str, Any]) -> Verify:
@@ -138,7 +128,7 @@ def _es256(entry: Mapping[str, Any]) -> Verify:
     x, y = (_exactly(P256_BYTES, _bytes(entry, name)) for name in ("x", "y"))
     key = ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1()).public_key()
 
-    def verify(signed: bytes, signature: bytes) -> None:
+    def verify(signature: bytes, signed: bytes) -> None:
         r, s = (int.from_bytes(half, "big") for half in (signature[:P256_BYTES], _exactly(2 * P256_BYTES, signature)[P256_BYTES:]))
         key.verify(encode_dss_signature(r, s), signed, _ECDSA)
 
@@ -147,19 +137,18 @@ def _es256(entry: Mapping[str, Any]) -> Verify:
 
 def _ed25519(entry: Mapping[str, Any]) -> Verify:
     _expect(entry, kty="OKP", crv="Ed25519")
-    verify = ed25519.Ed25519PublicKey.from_public_bytes(_bytes(entry, "x")).verify
-    return _asking(lambda signed, signature: verify(signature, signed))
+    return _asking(ed25519.Ed25519PublicKey.from_public_bytes(_bytes(entry, "x")).verify)
 
 
 _MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Verify]] = {"RS256": _rs256, "PS256": _ps256, "ES256": _es256, "Ed25519": _ed25519}
 
 
-def _asking(verify: Callable[[bytes, bytes], None]) -> Verify:
-    """Make a question of what raises."""
+def _asking(verify: Callable[..., None], *how: Any) -> Verify:
+    """Make a question of what raises: the library's verification, which takes the signature first and `how` last."""
 
     def verifies(signed: bytes, signature: bytes) -> bool:
         try:
-            verify(signed, signature)
+            verify(signature, signed, *how)
         except (InvalidSignature, ValueError):
             return False
         return True

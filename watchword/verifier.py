@@ -56,9 +56,6 @@ class WhenStale(Enum):
     REFUSE = "refuse"
 
 
-_new = tuple.__new__  # makes a named tuple without a call of Python in between
-
-
 class _Known(NamedTuple):
     """A token that a key of the key set signed."""
 
@@ -292,7 +289,7 @@ class TokenVerifier:
             raise TokenMalformed from None
         if claims.tenant_id != view.tenant_id:  # of whose revocations nothing is known here
             raise KeyUnknown
-        return _new(_Known, (claims, principal_of(claims), names(claims, header.kid)))
+        return tuple.__new__(_Known, (claims, principal_of(claims), names(claims, header.kid)))  # as in principal_of
 
     def _key(self, kid: str, view: View) -> Key:
         key = view.keys.get(kid)

@@ -32,7 +32,7 @@ from services.rbac.service import MAX_MESSAGE, assemble, engine
 from services.rbac.settings import RbacSettings
 from services.rbac.store.listing import RbacStore
 from services.rbac.watch import Watching
-from tests.conftest import SALT, Keys, Stores, eventually
+from tests.conftest import SALT, Keys, Stores, environment_of, eventually
 from watchword import status
 from watchword.errors import TokenInvalid
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, policy_pb2_grpc, rbac_pb2, rbac_pb2_grpc
@@ -342,11 +342,7 @@ class Rbac:
 def settings_of(url: str, stores: Stores, keys: Keys, name: str) -> RbacSettings:
     """Return what an instance reads from its environment."""
     environment = {
-        "DATABASE_URL": url,
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": keys.private["rbac"],
-        "SERVICE_PUBLIC_KEYS": keys.public_json,
+        **environment_of("rbac", url, stores, keys),
         "INSTANCE_ID": name,
         "RATE_LIMIT_WRITE": "100000/60",
         "RATE_LIMIT_READ": "100000/60",

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.migrate import migrate
 from services.chassis.tenancy import DEFAULT_TENANT
-from tests.conftest import SALT, Keys, Stores, instance, serving
+from tests.conftest import Keys, Stores, environment_of, instance, serving
 from tests.service.rbac.conftest import USER, ask, subject
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2, rbac_pb2_grpc
 
@@ -35,13 +35,7 @@ async def test_migrating_again_changes_nothing_and_the_default_tenant_has_its_ro
 
 
 async def test_an_instance_serves_and_ends_cleanly(stores: Stores, service_keys: Keys, tmp_path: Path) -> None:
-    environment = {
-        "DATABASE_URL": await stores.new_database(),
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": service_keys.private["rbac"],
-        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
-    }
+    environment = environment_of("rbac", await stores.new_database(), stores, service_keys)
     log, user, peer = tmp_path / "rbac.log", str(uuid4()), service_keys.metadata("identity", to="rbac")
     with instance("services.rbac", environment=environment, log=log) as (address, running):
         await serving(address, running, log)
@@ -64,13 +58,7 @@ async def test_an_instance_without_its_schema_says_what_to_do(stores: Stores, se
     connection = await asyncpg.connect(url)
     await connection.execute("DELETE FROM rbac.schema_migration")
     await connection.close()
-    environment = {
-        "DATABASE_URL": url,
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": service_keys.private["rbac"],
-        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
-    }
+    environment = environment_of("rbac", url, stores, service_keys)
 
     with instance("services.rbac", environment=environment, log=tmp_path / "rbac.log") as (_, running):
         assert running.wait(10) == 1

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from services.chassis.tenancy import DEFAULT_TENANT
-from tests.conftest import SALT, Keys, Stores, instance, serving
+from tests.conftest import Keys, Stores, environment_of, instance, serving
 from watchword.token.v1 import key_pb2_grpc, token_pb2, token_pb2_grpc
 
 KID = "key-of-the-tests"
@@ -70,11 +70,7 @@ async def token(stores: Stores, service_keys: Keys, tmp_path_factory: pytest.Tem
     private = rsa.generate_private_key(65537, 2048)
     url = await stores.new_database()
     environment = {
-        "DATABASE_URL": url,
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": service_keys.private["token"],
-        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
+        **environment_of("token", url, stores, service_keys),
         "JWT_PRIVATE_KEY": private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
         "JWT_KEY_ID": KID,
         "TOKEN_ISSUER": ISSUER,

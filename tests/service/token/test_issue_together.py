@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.token.joint_signing import JointSigning
-from tests.conftest import SALT, Keys, Stores, free_port, instance, serving
+from tests.conftest import Keys, Stores, environment_of, free_port, instance, serving
 from tests.service.token.conftest import TENANT
 from watchword.token.v1 import key_pb2, key_pb2_grpc, token_pb2, token_pb2_grpc
 
@@ -69,11 +69,7 @@ async def running(stores: Stores, service_keys: Keys, home: Path, **settings: st
     """Run an instance of its own while inside."""
     metrics = f"127.0.0.1:{free_port()}"
     environment = {
-        "DATABASE_URL": await stores.new_database(),
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": service_keys.private["token"],
-        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
+        **environment_of("token", await stores.new_database(), stores, service_keys),
         "METRICS_ADDRESS": metrics,
         **settings,
     }

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from services.chassis.tenancy import DEFAULT_TENANT
-from tests.conftest import ROOT, SALT, Keys, Stores, eventually, free_port, instance, serving
+from tests.conftest import ROOT, Keys, Stores, environment_of, eventually, free_port, instance, serving
 from watchword import TokenVerifier, status
 from watchword.errors import IdempotencyConflict, NotFound, PermissionDenied, PreconditionFailed, WatchwordError
 from watchword.refusals import TokenRevoked
@@ -122,11 +122,7 @@ class Deployment:
 async def deployed(stores: Stores, keys: Keys, home: Path, **settings: str) -> AsyncIterator[Deployment]:
     url = await stores.new_database()
     environment = {
-        "DATABASE_URL": url,
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": keys.private["token"],
-        "SERVICE_PUBLIC_KEYS": keys.public_json,
+        **environment_of("token", url, stores, keys),
         "TOKEN_ISSUER": ISSUER,
         "AUTH_RATE_LIMIT_ENABLED": "false",
         "DRAIN_TIMEOUT": "0",

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.tenancy import DEFAULT_TENANT
-from tests.conftest import ROOT, SALT, Keys, Stores, eventually, free_port, instance, process, serving
+from tests.conftest import ROOT, Keys, Stores, environment_of, eventually, free_port, instance, process, serving
 from watchword.token.v1 import token_pb2, token_pb2_grpc
 
 _INSERT = """
@@ -34,11 +34,7 @@ async def test_a_clock_that_is_fast_revives_nothing(stores: Stores, service_keys
     (tmp_path / "sitecustomize.py").write_text(_FAST)
     environment = {
         "PYTHONPATH": f"{tmp_path}:{ROOT}",
-        "DATABASE_URL": url,
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": service_keys.private["token"],
-        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
+        **environment_of("token", url, stores, service_keys),
     }
     address, log, connection = f"127.0.0.1:{free_port()}", tmp_path / "log", await asyncpg.connect(url)
     await connection.execute(_INSERT, live, datetime.now(UTC) + timedelta(hours=1))
@@ -72,13 +68,7 @@ async def test_a_clock_that_is_fast_revives_nothing(stores: Stores, service_keys
 async def test_the_tending_outlives_every_failure(stores: Stores, service_keys: Keys, tmp_path: Path) -> None:
     """A table that is missing for a while stands for any defect: if it ended the tending, nothing that expired would ever go."""
     url = await stores.new_database()
-    environment = {
-        "DATABASE_URL": url,
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": service_keys.private["token"],
-        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
-    }
+    environment = environment_of("token", url, stores, service_keys)
     connection = await asyncpg.connect(url)
     log, expired = tmp_path / "log", datetime.now(UTC) - timedelta(hours=1)
 

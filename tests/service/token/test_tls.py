@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tests.conftest import SALT, Keys, Stores, eventually, instance
+from tests.conftest import Keys, Stores, environment_of, eventually, instance
 from watchword.token.v1 import key_pb2, key_pb2_grpc
 
 
@@ -90,11 +90,7 @@ async def guarded(stores: Stores, service_keys: Keys, tmp_path_factory: pytest.T
     for name, pem in (("key", key), ("certificate", certificate), ("authority", authority.pem)):
         (home / name).write_bytes(pem)
     environment = {
-        "DATABASE_URL": await stores.new_database(),
-        "REDIS_URL": stores.redis,
-        "SECURITY_SALT": SALT,
-        "SERVICE_KEY": service_keys.private["token"],
-        "SERVICE_PUBLIC_KEYS": service_keys.public_json,
+        **environment_of("token", await stores.new_database(), stores, service_keys),
         "TLS_KEY_FILE": str(home / "key"),
         "TLS_CERT_FILE": str(home / "certificate"),
         "TLS_CLIENT_CA_FILE": str(home / "authority"),
