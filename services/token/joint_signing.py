@@ -64,7 +64,7 @@ class JointSigning:
         return self._library is not None
 
     def sign(self, key: SigningKey, text: str, answer: Answer) -> bytes | asyncio.Future[bytes]:
-        """Return what `answer` makes of the signature of `text`, now or as soon as it is made. Whatever `answer` raises is the future's."""
+        """Return what `answer` makes of the signature of `text`, now or as soon as it is made; what `answer` raises goes the same way."""
         now = self._monotonic()
         gap, self._last = now - self._last, now
         if key is not self._key:
