@@ -1,42 +1,42 @@
 """What is revoked in one tenant, in memory, for as long as it can concern a token.
 
-Each revocation has a name, a number made of its key and kind. A token's names are computed once, so that asking costs one set operation. Revocations
-only ever add up: the same one may come twice, and older states of one after newer ones. Some 150 bytes each.
+Revocations only ever add up: the same one may come twice, and older states of one after newer ones. They are held by the text of what they name, as
+tokens and principals spell it: to ask about a token that was never seen makes nothing new. Some 180 bytes each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
-from watchword.rules import LEEWAY, OUTRIGHT, VALID, Revocation, RevokedKind, Verdict, id_of_key, number_of
+from watchword.principal import Principal
+from watchword.rules import LEEWAY, OUTRIGHT, VALID, Revocation, RevokedKind, Verdict, id_of_key
 from watchword.tokens import Claims, SubjectKind
 
 MARGIN = 60  # seconds that a revocation is kept beyond its time: clocks differ
 SPAN = 16  # seconds: what expires together is forgotten together
-_NUMBERS = {kind: number for number, kind in enumerate(RevokedKind, 1)}
-_TOKEN, _SESSION, _SUBJECT, _CLIENT, _TENANT = (_NUMBERS[kind] for kind in list(RevokedKind)[:5])
-_IS_CLIENT = SubjectKind.CLIENT
 
 
-def names(claims: Claims, kid: str) -> tuple[int, ...]:
-    """Return everything that a token can be revoked as, the tenant apart: rules.names_of, written out, for every new token needs it."""
-    subject = number_of(claims.sub)
-    found = [number_of(claims.jti) << 3 | _TOKEN, subject << 3 | _SUBJECT, claims.tenant_id.int << 3 | _TENANT, _name_of_key(kid)]
-    if claims.sid is not None:
-        found.append(number_of(claims.sid) << 3 | _SESSION)
-    if claims.client_id is not None:
-        found.append(claims.client_id.int << 3 | _CLIENT)
-    if claims.kind is _IS_CLIENT:
-        found.append(subject << 3 | _CLIENT)
-    if claims.parents:
-        found.extend(parent.int << 3 | _TOKEN for parent in claims.parents)
-    for actor in claims.actors:
-        found += (actor.int << 3 | _SUBJECT, actor.int << 3 | _CLIENT)
-    return tuple(found)
+def names(claims: Claims, principal: Principal, kid: str) -> Iterator[tuple[RevokedKind, str]]:
+    """Yield everything that a token can be revoked as: rules.names_of, as text."""
+    yield RevokedKind.TOKEN, principal.token_id
+    yield RevokedKind.SUBJECT, principal.subject
+    yield RevokedKind.TENANT, principal.tenant_id
+    yield RevokedKind.KEY, _name_of_key(kid)
+    if principal.session_id:
+        yield RevokedKind.SESSION, principal.session_id
+    if principal.client_id:
+        yield RevokedKind.CLIENT, principal.client_id
+    if principal.kind is SubjectKind.CLIENT:
+        yield RevokedKind.CLIENT, principal.subject
+    for parent in claims.parents:
+        yield RevokedKind.TOKEN, str(parent)
+    for actor in principal.actors:
+        yield RevokedKind.SUBJECT, actor
+        yield RevokedKind.CLIENT, actor
 
 
 @lru_cache(maxsize=256)
-def _name_of_key(kid: str) -> int:
-    return id_of_key(kid).int << 3 | _NUMBERS[RevokedKind.KEY]
+def _name_of_key(kid: str) -> str:
+    return str(id_of_key(kid))
 
 
 class Revoked:
@@ -47,35 +47,47 @@ class Revoked:
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, int | Revocation] = {}
-        self._due: dict[int, list[int]] = {}
+        self._held: dict[RevokedKind, dict[str, int | Revocation]] = {kind: {} for kind in RevokedKind}
+        self._tokens, self._sessions, self._subjects, self._clients, self._tenants, self._keys = (self._held[kind] for kind in RevokedKind)
+        self._due: dict[tuple[int, RevokedKind], list[str]] = {}
         self._last_sweep = float("-inf")
         self.horizon = float("-inf")
 
     def __len__(self) -> int:
         """How many are held."""
-        return len(self._held)
+        return sum(map(len, self._held.values()))
 
     def add(self, revocation: Revocation) -> None:
         """Hold a revocation until it expires, together with what is held under its name."""
-        name = revocation.key.int << 3 | _NUMBERS[revocation.kind]
-        known = self._held.get(name)
+        name = str(revocation.key)
+        held = self._held[revocation.kind]
+        known = held.get(name)
         expiry = int(revocation.expire_time.timestamp()) + 1
         if revocation.kind in OUTRIGHT:
-            self._held[name] = expiry = max(expiry, known) if isinstance(known, int) else expiry
+            held[name] = expiry = max(expiry, known) if isinstance(known, int) else expiry
         else:
-            self._held[name] = merged = _merge(known, revocation) if isinstance(known, Revocation) else revocation
+            held[name] = merged = _merge(known, revocation) if isinstance(known, Revocation) else revocation
             expiry = int(merged.expire_time.timestamp()) + 1
         if known is None or _expiry(known) != expiry:
-            self._due.setdefault(expiry // SPAN, []).append(name)
+            self._due.setdefault((expiry // SPAN, revocation.kind), []).append(name)
 
-    def verdict(self, token_names: Sequence[int], claims: Claims) -> Verdict:
-        """Return VALID, REVOKED or SUBJECT_DISABLED."""
-        if self._held.keys().isdisjoint(token_names):
-            return VALID
+    def verdict(self, claims: Claims, principal: Principal, kid: str) -> Verdict:
+        """Return VALID, REVOKED or SUBJECT_DISABLED, for a token with these claims, which speaks for `principal`, and which the key `kid` signed."""
+        if not (
+            principal.token_id in self._tokens
+            or principal.subject in self._subjects
+            or principal.session_id in self._sessions
+            or principal.client_id in self._clients
+            or principal.subject in self._clients
+            or principal.tenant_id in self._tenants
+            or _name_of_key(kid) in self._keys
+            or principal.actors
+            or claims.parents
+        ):
+            return VALID  # nothing that could be meant is held: nearly all tokens
         verdict = VALID
-        for name in token_names:
-            held = self._held.get(name)
+        for kind, name in names(claims, principal, kid):
+            held = self._held[kind].get(name)
             if held is None or (isinstance(held, Revocation) and not held.refuses(claims)):
                 continue
             if isinstance(held, Revocation) and held.is_disabled and claims.kind is SubjectKind.USER:
@@ -89,17 +101,17 @@ class Revoked:
             return False
         self._last_sweep = max(now, self._last_sweep)
         over = int(now - MARGIN) // SPAN
-        for span in [span for span in self._due if span < over]:
-            self._forget(self._due.pop(span), over * SPAN)
+        for span, kind in [key for key in self._due if key[0] < over]:
+            self._forget(self._due.pop((span, kind)), self._held[kind], over * SPAN)
             self.horizon = max(self.horizon, float(over * SPAN))
         return True
 
-    def _forget(self, due: list[int], before: int) -> None:
+    def _forget(self, due: list[str], held: dict[str, int | Revocation], before: int) -> None:
         """A revocation that came again with a later expiry is due again, later."""
         for name in due:
-            held = self._held.get(name)
-            if held is not None and _expiry(held) < before:
-                del self._held[name]
+            known = held.get(name)
+            if known is not None and _expiry(known) < before:
+                del held[name]
 
 
 def _expiry(held: int | Revocation) -> int:

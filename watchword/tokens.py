@@ -95,11 +95,9 @@ def split(token: str) -> tuple[Header, bytes, bytes, bytes]:
     if len(token) > MAX_TOKEN_BYTES or not token.isascii():
         raise Malformed
     signs = token.encode("ascii")
-    parts = signs.split(b".")
-    if len(parts) != 3:
-        raise Malformed
-    head, body, signature = parts
-    return _header(head), _decode(body), signs[: len(head) + len(body) + 1], _decode(signature)
+    signed, _, signature = signs.rpartition(b".")
+    head, _, body = signed.partition(b".")  # a third dot would be a sign of the payload, and is none of the alphabet
+    return _header(head), _decode(body), signed, _decode(signature)
 
 
 def parse(body: bytes) -> Claims:

@@ -29,7 +29,7 @@ from watchword.feed import Feed, Patience, View
 from watchword.keyset import Key
 from watchword.principal import Principal, principal_from, principal_of
 from watchword.refusals import REFUSALS, KeyUnknown, SignatureInvalid, TokenExpired, TokenMalformed, VerificationStale
-from watchword.revoked import Revoked, names
+from watchword.revoked import Revoked
 from watchword.rules import VALID, judge
 from watchword.token.v1 import token_pb2, token_pb2_grpc
 from watchword.tokens import Claims, Malformed, parse, split
@@ -61,7 +61,7 @@ class _Known(NamedTuple):
 
     claims: Claims
     principal: Principal
-    names: tuple[int, ...]
+    kid: str
 
 
 @dataclass(slots=True)
@@ -221,7 +221,7 @@ class TokenVerifier:
             raise REFUSALS[verdict]
         if claims.exp < view.revoked.horizon:
             raise TokenExpired
-        verdict = view.revoked.verdict(known.names, claims)
+        verdict = view.revoked.verdict(claims, known.principal, known.kid)
         if verdict is not VALID:
             raise REFUSALS[verdict]
         if is_stale:
@@ -289,7 +289,7 @@ class TokenVerifier:
             raise TokenMalformed from None
         if claims.tenant_id != view.tenant_id:  # of whose revocations nothing is known here
             raise KeyUnknown
-        return tuple.__new__(_Known, (claims, principal_of(claims), names(claims, header.kid)))  # as in principal_of
+        return tuple.__new__(_Known, (claims, principal_of(claims), header.kid))  # as in principal_of
 
     def _key(self, kid: str, view: View) -> Key:
         key = view.keys.get(kid)

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import packages_distributions
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,6 +26,7 @@ from tests.conftest import ROOT
 from tests.forgery import b64, raw_ecdsa
 from watchword import keyset, rules
 from watchword.keyset import KeySetInvalid, read
+from watchword.principal import principal_of
 from watchword.revoked import MARGIN, SPAN, Revoked, names
 from watchword.rules import Revocation, RevokedKind, Verdict
 from watchword.tokens import Claims, SubjectKind
@@ -187,8 +188,11 @@ def revoked(kind: RevokedKind = RevokedKind.TOKEN, key: UUID = TOKEN, *, life: f
 
 
 def verdict(held: Revoked, **of: Any) -> Verdict:
-    token = claims(**of)
-    return held.verdict(names(token, "kid"), token)
+    return judged(held, claims(**of))
+
+
+def judged(held: Revoked, token: Claims) -> Verdict:
+    return held.verdict(token, principal_of(token), "kid")
 
 
 def test_memory_is_given_back_when_tokens_have_expired() -> None:
@@ -198,7 +202,7 @@ def test_memory_is_given_back_when_tokens_have_expired() -> None:
         held.add(revoked(key=uuid4(), life=number % 300))
     held.add(revoked(life=900))
     assert held.sweep(NOW + 300 + MARGIN + SPAN + 2)
-    assert (len(held), held._due) == (1, {int(NOW + 901) // SPAN: [TOKEN.int << 3 | 1]})
+    assert (len(held), held._due) == (1, {(int(NOW + 901) // SPAN, RevokedKind.TOKEN): [str(TOKEN)]})
     assert verdict(held) is Verdict.REVOKED
 
 
@@ -282,23 +286,29 @@ def test_a_held_revocation_refuses_what_the_rule_says(
         token = claims(rev=rev, iat=int(NOW) + 1)
         is_named = (kind, state.tenant_id, key.int) in [(name[0], TENANT, name[2]) for name in rules.names_of(token, "kid")]
         expected = Verdict.REVOKED if is_named and state.refuses(token) else Verdict.VALID
-        assert held.verdict(names(token, "kid"), token) is expected
+        assert judged(held, token) is expected
 
 
-@given(
-    some.builds(
-        lambda kind, sid, client, parents, actors: claims(sid=sid)._replace(kind=kind, client_id=client, parents=parents, actors=actors),
-        some.sampled_from(SubjectKind),
-        some.none() | some.uuids(),
-        some.none() | some.uuids(),
-        some.lists(some.uuids(), max_size=4).map(tuple),
-        some.lists(some.uuids(), max_size=4).map(tuple),
-    )
+SOME_CLAIMS = some.builds(
+    lambda kind, sid, client, parents, actors: claims(sid=sid)._replace(kind=kind, client_id=client, parents=parents, actors=actors),
+    some.sampled_from(SubjectKind),
+    some.none() | some.uuids(),
+    some.none() | some.uuids(),
+    some.lists(some.uuids(), max_size=4).map(tuple),
+    some.lists(some.uuids(), max_size=4).map(tuple),
 )
-def test_the_names_written_out_are_those_of_the_rule(token: Claims) -> None:
-    """One forgotten name would be a token that cannot be revoked so."""
-    by_rule = {key << 3 | list(RevokedKind).index(kind) + 1 for kind, _, key in rules.names_of(token, "kid")}
-    assert set(names(token, "kid")) == by_rule
+
+
+@given(SOME_CLAIMS)
+def test_whatever_a_token_is_named_by_refuses_it(token: Claims) -> None:
+    """One forgotten name would be a token that cannot be revoked so. Each name of the rule refuses it; the same id of another kind does not."""
+    by_rule = {(kind, str(UUID(int=number))) for kind, _, number in rules.names_of(token, "kid")}
+    assert set(names(token, principal_of(token), "kid")) == by_rule
+    ids = {name for _, name in by_rule}
+    for kind, name in product(RevokedKind, ids):
+        held = Revoked()
+        held.add(revoked(kind, UUID(name), revision=token.rev + 1))
+        assert (judged(held, token) is Verdict.REVOKED) == ((kind, name) in by_rule)
 
 
 def test_judging_has_five_seconds_of_leeway() -> None:
