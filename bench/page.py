@@ -54,7 +54,7 @@ METHOD = """\
   identity has a core, everything else and the load share the other. *Shared*: everything, the load too, shares all cores; verifications asked as
   fast as they are answered then take what they can, and the hash processes, as idle tasks, the rest. So the ceiling of logins is a target only
   where there is a core for it.
-* **Weights** are resident sets. Nearly half of an idle service is pages of libraries' files (gRPC, `cryptography`, OpenSSL, Python, pydantic),
+* **Weights** are resident sets. Nearly half of an idle service is pages of libraries' files (gRPC, `cryptography`, OpenSSL, Python),
   which all services of a machine have in common; of what is its own, most is Python's objects, two thirds of those the compiled code of imported
   modules. Identity's hash processes are weighed with it; each holds zxcvbn's lists of words, 12 MiB, once it has judged a password.
 * Rate limits are on, at limits that nobody reaches. Postgres writes to disk before it answers.

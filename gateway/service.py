@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 from grpc_health.v1 import health_pb2 as grpc_health_pb2
 from grpc_health.v1 import health_pb2_grpc as grpc_health_pb2_grpc
+from msgspec.structs import replace
 
 from gateway import metrics
 from gateway.health import WholeHealth
@@ -32,9 +33,9 @@ async def main() -> None:
     """Run the edge service until it is told to stop."""
     settings = load(ChassisSettings)
     telemetry.configure(settings, "gateway")
-    identity = ServiceIdentity.load("gateway", settings.SERVICE_KEY.get_secret_value(), settings.SERVICE_PUBLIC_KEYS)
+    identity = ServiceIdentity.load("gateway", settings.SERVICE_KEY.reveal(), settings.SERVICE_PUBLIC_KEYS)
     # It only pings: two connections are plenty.
-    small = settings.model_copy(update={"DATABASE_POOL_SIZE": 1, "DATABASE_MAX_OVERFLOW": 1})
+    small = replace(settings, DATABASE_POOL_SIZE=1, DATABASE_MAX_OVERFLOW=1)
     async with Database.open(small, "gateway", lazily=True) as database, Redis.open(settings) as redis, channel(settings) as peers:
         contexts = {name: _asks(peers, name) for name in CONTEXTS}
         health = WholeHealth({"database": database.ping, "redis": redis.ping}, contexts)

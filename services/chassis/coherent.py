@@ -25,7 +25,7 @@ async def coherent(
         outbox = Outbox(database)
         lease_log = LeaseLog(redis, f"{database.schema}:{await outbox.find_deployment()}")
         coherence = Coherence(lease_log, outbox, replica, name=settings.INSTANCE_ID, holds=holds)
-        fanout = Fanout(lease_log, outbox, replica, coherence, lag=failover_lag(settings.REDIS_URL.get_secret_value()))
+        fanout = Fanout(lease_log, outbox, replica, coherence, lag=failover_lag(settings.REDIS_URL.reveal()))
         database.spread_by(fanout)
         async with coherence.running(), fanout.running():
             yield coherence

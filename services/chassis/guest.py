@@ -80,7 +80,7 @@ async def guest_of(context: str, settings: ChassisSettings, database: Database, 
         book = GuestBook(database, context)
         coherence = Coherence(HostedLog(redis, f"{context}:{await book.find_deployment()}"), book, replica, name=settings.INSTANCE_ID)
         coherence.instance = f"{NAME}{coherence.instance}"
-        lag = failover_lag(settings.REDIS_URL.get_secret_value()).total_seconds()
+        lag = failover_lag(settings.REDIS_URL.reveal()).total_seconds()
         with bound_contextvars(guest_of=context):  # so say the log lines of its tasks, beside those of this context's own coherence
             await stack.enter_async_context(coherence.running())
         yield Guest(coherence, settled_after=LEASE + lag)

@@ -38,7 +38,7 @@ async def channel(settings: ChassisSettings) -> AsyncIterator[grpc.aio.Channel]:
     ]
     interceptors = telemetry.Spans.tracing.of_channel if telemetry.Spans.tracing else None
     if settings.TLS_CA:
-        pair = (settings.TLS_KEY.get_secret_value().encode() or None, settings.TLS_CERT.encode() or None)
+        pair = (settings.TLS_KEY.reveal().encode() or None, settings.TLS_CERT.encode() or None)
         credentials = grpc.ssl_channel_credentials(settings.TLS_CA.encode(), *pair)
         opened = grpc.aio.secure_channel(settings.INTERNAL_GRPC_ADDRESS, credentials, options=options, interceptors=interceptors)
     else:

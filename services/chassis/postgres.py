@@ -160,7 +160,7 @@ class Database:
         size = settings.DATABASE_POOL_SIZE + settings.DATABASE_MAX_OVERFLOW
         try:
             pool = await asyncpg.create_pool(
-                settings.DATABASE_URL.get_secret_value(),
+                settings.DATABASE_URL.reveal(),
                 min_size=0 if lazily else 1,
                 max_size=size,
                 timeout=CONNECT_TIMEOUT,
@@ -182,7 +182,7 @@ class Database:
         try:
             if not lazily:
                 await _refuse_overcommitment(pool)
-            yield cls(pool, schema=schema, sealer=Sealer(derive(settings.SECURITY_SALT.get_secret_value(), f"once/{schema}")))
+            yield cls(pool, schema=schema, sealer=Sealer(derive(settings.SECURITY_SALT.reveal(), f"once/{schema}")))
         finally:
             try:
                 await asyncio.wait_for(pool.close(), 2.0)

@@ -74,7 +74,7 @@ class Redis:
         longest_wait  seconds that a blocking command may ask Redis to wait
         """
         size = pool_size or settings.REDIS_POOL_SIZE
-        client = _client(settings.REDIS_URL.get_secret_value(), size, timeout, longest_wait)
+        client = _client(settings.REDIS_URL.reveal(), size, timeout, longest_wait)
         try:
             yield cls(client, turns=max(1, size - 1), timeout=timeout)  # one connection is left for pings
         finally:

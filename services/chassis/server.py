@@ -133,7 +133,7 @@ def _bind(server: grpc.aio.Server, settings: ChassisSettings) -> None:
 
 def _credentials(settings: ChassisSettings) -> grpc.ServerCredentials:
     client_ca = settings.TLS_CLIENT_CA.encode() or None
-    pair = (settings.TLS_KEY.get_secret_value().encode(), settings.TLS_CERT.encode())
+    pair = (settings.TLS_KEY.reveal().encode(), settings.TLS_CERT.encode())
     return grpc.ssl_server_credentials([pair], root_certificates=client_ca, require_client_auth=client_ca is not None)
 
 

@@ -5,14 +5,18 @@ at once, each with the way to mend it. Secrets are never printed: their type hid
 """
 
 import difflib
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+import msgspec
+from msgspec import Meta
+from msgspec.structs import FieldInfo, fields
 
 from services.chassis.sealing import derive, digest
 
@@ -59,7 +63,6 @@ FAMILIES = (
     "METRICS_",
 )
 FOREIGN = frozenset({"APP_HOME", "DATABASE_READ_URL", "REDIS_VERSION", "REDIS_HOME"})  # names that base images are known to set
-_SCHEMES = {"DATABASE_URL": ("postgresql", "postgres"), "REDIS_URL": ("redis", "rediss", "redis+sentinel", "redis+cluster")}
 WELL_KNOWN = frozenset({"pass", "password", "postgres", "secret", "changeme", "change-me", "watchword", "user", "admin"})
 WEAK = frozenset({"changeme", "change-me", "secret", "password", "test", "your-same-salt-on-all-instances", "placeholder", "replace-me"})
 
@@ -70,6 +73,31 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n".join(["the settings are not usable:", *(f"  - {problem}" for problem in problems)]))
+
+
+class Secret:
+    """Text that nothing shows by itself: not `repr`, no log, no encoder."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
 
 
 def _address(value: str) -> str:
@@ -86,14 +114,36 @@ def _rate(value: str) -> str:
     return value
 
 
-Address = Annotated[str, AfterValidator(_address)]
-Rate = Annotated[str, AfterValidator(_rate)]
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must be a URL such as https://auth.example.com")
+    return value.rstrip("/")
 
 
-class ChassisSettings(BaseModel):
+def _endpoint(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must be a URL such as http://collector:4317")
+    return value
+
+
+def _store_url(value: str, *, schemes: tuple[str, ...]) -> str:
+    if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+        raise ValueError(f"must be a URL that begins with {schemes[0]}://")
+    return value
+
+
+# What `reads` checks goes beyond what a type and its bounds can say. It gets the text, never an empty one, and returns the value.
+Address = Annotated[str, Meta(extra={"reads": _address})]
+Rate = Annotated[str, Meta(extra={"reads": _rate})]
+BaseUrl = Annotated[str, Meta(extra={"reads": _base_url})]
+Endpoint = Annotated[str, Meta(extra={"reads": _endpoint})]
+PostgresUrl = Annotated[Secret, Meta(extra={"reads": partial(_store_url, schemes=("postgresql", "postgres"))})]
+RedisUrl = Annotated[Secret, Meta(extra={"reads": partial(_store_url, schemes=("redis", "rediss", "redis+sentinel", "redis+cluster"))})]
+
+
+class ChassisSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # Which secrets production refuses when they are short or well known.
     strong_secrets: ClassVar[tuple[str, ...]] = ("SECURITY_SALT",)
@@ -101,74 +151,44 @@ class ChassisSettings(BaseModel):
     APP_ENV: Literal["development", "staging", "production"] = "development"
     APP_NAME: str = "Auth Server"
     APP_VERSION: str = "1.0.0"
-    DATABASE_URL: SecretStr
-    DATABASE_POOL_SIZE: int = Field(5, ge=1, le=100)
-    DATABASE_MAX_OVERFLOW: int = Field(5, ge=0, le=200)
-    DATABASE_STATEMENT_CACHE_SIZE: int = Field(100, ge=0)
-    REDIS_URL: SecretStr
-    REDIS_POOL_SIZE: int = Field(20, ge=1, le=1000)
-    SECURITY_SALT: SecretStr
+    DATABASE_URL: PostgresUrl
+    DATABASE_POOL_SIZE: Annotated[int, Meta(ge=1, le=100)] = 5
+    DATABASE_MAX_OVERFLOW: Annotated[int, Meta(ge=0, le=200)] = 5
+    DATABASE_STATEMENT_CACHE_SIZE: Annotated[int, Meta(ge=0)] = 100
+    REDIS_URL: RedisUrl
+    REDIS_POOL_SIZE: Annotated[int, Meta(ge=1, le=1000)] = 20
+    SECURITY_SALT: Secret
     AUTH_RATE_LIMIT_ENABLED: bool = True
     RATE_LIMIT_READ: Rate = "1200/60"
     RATE_LIMIT_WRITE: Rate = "300/60"
     RATE_LIMIT_CREDENTIAL: Rate = "60/60"
     RATE_LIMIT_CHECK: Rate = "60000/60"
-    CALLER_MEMORY: int = Field(10_000, ge=0, le=1_000_000)  # callers that an instance of identity or rbac remembers as proved; 0 for none
+    CALLER_MEMORY: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000  # callers that identity or rbac remembers as proved, each instance; 0 for none
     GRPC_ADDRESS: Address = "127.0.0.1:50051"
-    METRICS_ADDRESS: Address | Literal[""] = ""
+    METRICS_ADDRESS: Address = ""
     INTERNAL_GRPC_ADDRESS: Address = "127.0.0.1:9090"
-    INSTANCE_ID: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", max_length=100)
-    SERVICE_KEY: SecretStr
+    INSTANCE_ID: Annotated[str, Meta(max_length=100)] = msgspec.field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    SERVICE_KEY: Secret
     SERVICE_PUBLIC_KEYS: str
     TLS_CERT: str = ""
-    TLS_KEY: SecretStr = SecretStr("")
+    TLS_KEY: Secret = Secret()
     TLS_CLIENT_CA: str = ""
     TLS_CA: str = ""
     ALLOW_PLAINTEXT: bool = False
-    PUBLIC_BASE_URL: str = "http://127.0.0.1:8080"
+    PUBLIC_BASE_URL: BaseUrl = "http://127.0.0.1:8080"
     TOKEN_ISSUER: str = ""
-    TOKEN_AUDIENCE: str = Field("watchword", min_length=1)
+    TOKEN_AUDIENCE: str = "watchword"  # noqa: S105
     REFLECTION: bool = True
-    DRAIN_TIMEOUT: float = Field(20.0, ge=0, le=300)
+    DRAIN_TIMEOUT: Annotated[float, Meta(ge=0, le=300)] = 20.0
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = "info"
     LOG_FORMAT: Literal["json", "console"] = "json"
-    OTEL_EXPORTER_OTLP_ENDPOINT: str = ""
-
-    @field_validator("PUBLIC_BASE_URL")
-    @classmethod
-    def _base_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("must be a URL such as https://auth.example.com")
-        return value.rstrip("/")
-
-    @field_validator("OTEL_EXPORTER_OTLP_ENDPOINT")
-    @classmethod
-    def _endpoint(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
-            raise ValueError("must be a URL such as http://collector:4317")
-        return value
-
-    @field_validator("DATABASE_URL", "REDIS_URL")
-    @classmethod
-    def _store_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        schemes = _SCHEMES[str(info.field_name)]
-        if not value.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must be a URL that begins with {schemes[0]}://")
-        return value
-
-    @field_validator("SECURITY_SALT")
-    @classmethod
-    def _salt(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value():
-            raise ValueError("must not be empty; make one with: openssl rand -base64 48")
-        return value
+    OTEL_EXPORTER_OTLP_ENDPOINT: Endpoint = ""
 
     def fingerprint(self) -> str:
         """Return a keyed digest of what all instances of a context must share: equal exactly where they do, and worth nothing to a guesser."""
-        shared = sorted((name, value) for name, value in self if name not in MAY_DIFFER)
-        plain = [f"{name}={value.get_secret_value() if isinstance(value, SecretStr) else value}" for name, value in shared]
-        key = derive(self.SECURITY_SALT.get_secret_value(), "settings fingerprint")
+        shared = {name: getattr(self, name) for name in sorted(self.__struct_fields__) if name not in MAY_DIFFER}
+        plain = [f"{name}={value.reveal() if isinstance(value, Secret) else value}" for name, value in shared.items()]
+        key = derive(self.SECURITY_SALT.reveal(), "settings fingerprint")
         return digest(key, *(text.encode() for text in plain)).hex()[:8]
 
     @property
@@ -178,18 +198,18 @@ class ChassisSettings(BaseModel):
 
     def problems(self) -> Iterator[str]:
         """Yield what only the settings together show."""
-        if bool(self.TLS_CERT) != bool(self.TLS_KEY.get_secret_value()):
+        if bool(self.TLS_CERT) != bool(self.TLS_KEY):
             yield "TLS_CERT and TLS_KEY go together: set both or neither"
         if self.APP_ENV != "production":
             return
         for name, whom in (("DATABASE_URL", "the database user"), ("REDIS_URL", "Redis")):
-            password = _password_of(getattr(self, name).get_secret_value())
+            password = _password_of(getattr(self, name).reveal())
             if not password or password.lower() in WELL_KNOWN:
                 fault = "a well-known password" if password else "no password"
                 yield f"{name} holds {fault}, and APP_ENV is production: give {whom} a random one"
         for name in self.strong_secrets:
-            value: SecretStr = getattr(self, name)
-            if value.get_secret_value() and _is_weak(value.get_secret_value()):
+            value: Secret = getattr(self, name)
+            if value and _is_weak(value.reveal()):
                 yield f"{name} is weak, and APP_ENV is production: use at least 32 random characters, such as from: openssl rand -base64 48"
         host = self.GRPC_ADDRESS.rpartition(":")[0]
         if host not in ("127.0.0.1", "localhost", "[::1]") and not self.TLS_CERT and not self.ALLOW_PLAINTEXT:
@@ -217,32 +237,69 @@ def _all_classes() -> list[type[ChassisSettings]]:
 
 def known_names() -> frozenset[str]:
     """Return every setting of every service; shared environments may hold them all. CORS_ORIGINS is Envoy's."""
-    return frozenset(name for cls in _all_classes() for name in cls.model_fields) | {"CORS_ORIGINS"}
+    return frozenset(name for cls in _all_classes() for name in cls.__struct_fields__) | {"CORS_ORIGINS"}
 
 
 def load(cls: type[S], environment: Mapping[str, str] | None = None) -> S:
     """Read `cls` from the environment. Raises SettingsError with every problem there is."""
     environment = os.environ if environment is None else environment
-    problems = list(_unknown(environment))
+    broken: list[str] = []
     values: dict[str, Any] = {}
-    for name in cls.model_fields:
+    for field in fields(cls):
+        name = field.name
         try:
-            value = _value(environment, name)
-        except (OSError, ValueError) as error:
-            problems.append(f"{name}_FILE: {error}")
+            text = _value(environment, name)
+        except ValueError as error:
+            broken.append(f"{name}_FILE: {error}")
             continue
-        if value is not None:
-            values[name] = value
-    unreadable = {problem.split("_FILE:")[0] for problem in problems}
-    try:
-        settings = cls(**values)
-    except ValidationError as error:
-        problems.extend(text for text in _explain(error) if text.split(" ")[0] not in unreadable)
-        raise SettingsError(problems) from None
-    problems.extend(settings.problems())
-    if problems:
+        try:
+            if text is not None:
+                values[name] = _read(field, text)
+            elif field.required:
+                broken.append(f"{name} is missing: set {name} or {name}_FILE")
+        except ValueError as error:
+            broken.append(f"{name} {error}")
+    settings = None if broken else cls(**values)
+    problems = [*_unknown(environment), *broken, *(settings.problems() if settings else ())]
+    if settings is None or problems:
         raise SettingsError(problems)
     return settings
+
+
+def _read(field: FieldInfo, text: str) -> Any:
+    """Return the value that a text means. Raises ValueError, which says what is wanted and never what was given."""
+    kind, meta = _kind_of(field)
+    if meta.extra is not None:
+        text = meta.extra["reads"](text)
+    if kind is Secret:
+        return Secret(text)
+    try:
+        value = msgspec.convert(text, field.type, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(_wanted(kind, meta)) from None
+    if value == math.inf:
+        raise ValueError(_wanted(kind, meta))
+    return value
+
+
+def _kind_of(field: FieldInfo) -> tuple[Any, Meta]:
+    if get_origin(field.type) is not Annotated:
+        return field.type, Meta()
+    kind, meta = get_args(field.type)
+    return kind, meta
+
+
+def _wanted(kind: Any, meta: Meta) -> str:
+    if get_origin(kind) is Literal:
+        *others, last = map(repr, get_args(kind))
+        return f"must be {', '.join(others)} or {last}"
+    if kind is str:
+        return f"must have at most {meta.max_length} characters" + (f" and match {meta.pattern}" if meta.pattern else "")
+    if kind is bool:
+        return "must be true or false"
+    number = "a whole number" if kind is int else "a number"
+    bounds = f" from {meta.ge} to {meta.le}" if meta.le is not None else f" of at least {meta.ge}"
+    return f"must be {number}{bounds}"
 
 
 def read_value(name: str, environment: Mapping[str, str] | None = None) -> str:
@@ -278,12 +335,3 @@ def _unknown(environment: Mapping[str, str]) -> Iterator[str]:
             continue
         close = difflib.get_close_matches(base, known, n=1, cutoff=0.8)
         yield f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else "; remove it")
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors(include_input=False, include_url=False):
-        name = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "missing":
-            yield f"{name} is missing: set {name} or {name}_FILE"
-        else:
-            yield f"{name} {problem['msg'].removeprefix('Value error, ').replace('Input should be', 'should be')}"

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from services.chassis import telemetry
 from services.chassis.call import Call, Caller, CallerKind
 from services.chassis.postgres import SchemaBehind
@@ -31,8 +33,8 @@ class NoAdministrator(Exception):
 
 async def bootstrap(settings: IdentitySettings, *, patience: float = PATIENCE) -> str:
     """Make the first administrator if there is none of that address; return what was done, in words. Raises NoAdministrator, WatchwordError."""
-    email, password = settings.BOOTSTRAP_ADMIN_EMAIL, settings.BOOTSTRAP_ADMIN_PASSWORD.get_secret_value()
-    async with assembled(settings.model_copy(update={"CALLER_MEMORY": 0})) as identity:  # nobody calls it
+    email, password = settings.BOOTSTRAP_ADMIN_EMAIL, settings.BOOTSTRAP_ADMIN_PASSWORD.reveal()
+    async with assembled(replace(settings, CALLER_MEMORY=0)) as identity:  # nobody calls it
         await identity.database.require_schema()
         if not email or not password:
             await _require_administrator(identity, None, _UNWANTED, patience)

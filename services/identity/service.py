@@ -123,8 +123,8 @@ async def main() -> None:
 async def assembled(settings: IdentitySettings, *, clock: Clock | None = None) -> AsyncIterator[Identity]:
     """Put identity together for as long as the caller is inside."""
     clock = clock or Clock()
-    salt = settings.SECURITY_SALT.get_secret_value()
-    own = ServiceIdentity.load("identity", settings.SERVICE_KEY.get_secret_value(), settings.SERVICE_PUBLIC_KEYS)
+    salt = settings.SECURITY_SALT.reveal()
+    own = ServiceIdentity.load("identity", settings.SERVICE_KEY.reveal(), settings.SERVICE_PUBLIC_KEYS)
     async with (
         Database.open(settings, "identity") as database,
         Redis.open(settings) as redis,
@@ -286,5 +286,5 @@ def _carrier(settings: IdentitySettings) -> Carrier:
         settings.SMTP_PORT,
         settings.SMTP_TLS,
         settings.SMTP_USERNAME or None,
-        settings.SMTP_PASSWORD.get_secret_value() or None,
+        settings.SMTP_PASSWORD.reveal() or None,
     )

@@ -42,11 +42,11 @@ from services.rbac.importing import Imports
 from services.rbac.levels import Levels
 from services.rbac.lookup_servicer import LookupServicer
 from services.rbac.lookups import Lookups
-from services.rbac.memory import Memory
+from services.rbac.memory import PART_BYTES, Memory
 from services.rbac.permission_servicer import PermissionServicer
 from services.rbac.policy import Policy
 from services.rbac.policy_servicer import PolicyServicer
-from services.rbac.prompt_servicer import PromptChecks
+from services.rbac.prompt_servicer import QUESTION_BYTES, PromptChecks
 from services.rbac.resource_servicer import ResourceServicer
 from services.rbac.resources import Resources
 from services.rbac.revisions import Revisions
@@ -99,7 +99,7 @@ def engine(settings: RbacSettings, database: Database, memory: Memory, revisions
     conditions, levels, store = Conditions(), settings.levels, RbacStore(database)
     judge = Judge(conditions, levels)
     checker = Checker(store, memory, revisions, lease, clock=clock, judge=judge)
-    return Engine(database, store, revisions, lease, checker, judge, conditions, levels, clock, settings.questions)
+    return Engine(database, store, revisions, lease, checker, judge, conditions, levels, clock, settings.question_bytes // QUESTION_BYTES)
 
 
 def assemble(salt: str, decides: Engine, *, identity: ServiceIdentity, limits: Limits, authenticator: Authenticator) -> Assembly:
@@ -141,11 +141,11 @@ async def main() -> None:
     """Run rbac until it is told to stop."""
     settings = load(RbacSettings)
     telemetry.configure(settings, "rbac")
-    identity = ServiceIdentity.load("rbac", settings.SERVICE_KEY.get_secret_value(), settings.SERVICE_PUBLIC_KEYS)
-    salt = settings.SECURITY_SALT.get_secret_value()
+    identity = ServiceIdentity.load("rbac", settings.SERVICE_KEY.reveal(), settings.SERVICE_PUBLIC_KEYS)
+    salt = settings.SECURITY_SALT.reveal()
     async with Database.open(settings, "rbac") as database, Redis.open(settings) as redis, channel(settings) as internal:
         await database.require_schema()
-        memory = Memory(settings.policy_weight)
+        memory = Memory(settings.policy_bytes // PART_BYTES)
         revisions, stub, clock = Revisions(memory), token_pb2_grpc.TokenServiceStub(internal), Clock()
         async with (
             known_callers(settings, database, stub, Peer("token", identity)) as authenticator,

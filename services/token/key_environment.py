@@ -18,7 +18,7 @@ log = structlog.get_logger()
 def vault_of(settings: TokenSettings) -> Vault:
     """Return what seals private parts. Raises SettingsError."""
     try:
-        return Vault.of(settings.KEY_ENCRYPTION_KEY.get_secret_value(), settings.SECURITY_SALT.get_secret_value())
+        return Vault.of(settings.KEY_ENCRYPTION_KEY.reveal(), settings.SECURITY_SALT.reveal())
     except ValueError as error:
         raise SettingsError([f"KEY_ENCRYPTION_KEY {error}"]) from None
 
@@ -36,10 +36,10 @@ def policy_of(settings: TokenSettings) -> Policy:
 def key_pair_of(settings: TokenSettings, environment: Mapping[str, str] = os.environ) -> KeyPair | None:
     """Return the environment's key pair, if there is one. Raises UnusableKey; SettingsError if others can read its file."""
     _judge_files(environment, settings.ALLOW_OPEN_KEY_FILE)
-    private = settings.JWT_PRIVATE_KEY.get_secret_value()
+    private = settings.JWT_PRIVATE_KEY.reveal()
     if not private:
         return None
-    others = (settings.SERVICE_KEY.get_secret_value(), settings.TLS_KEY.get_secret_value())
+    others = (settings.SERVICE_KEY.reveal(), settings.TLS_KEY.reveal())
     return read(private, settings.JWT_PUBLIC_KEY, algorithm=settings.JWT_ALGORITHM, kid=settings.JWT_KEY_ID, others=others)
 
 

@@ -109,8 +109,8 @@ async def main() -> None:
     """Run token until it is told to stop."""
     settings = load(TokenSettings)
     telemetry.configure(settings, "token")
-    identity = ServiceIdentity.load("token", settings.SERVICE_KEY.get_secret_value(), settings.SERVICE_PUBLIC_KEYS)
-    salt, clock = settings.SECURITY_SALT.get_secret_value(), Clock()
+    identity = ServiceIdentity.load("token", settings.SERVICE_KEY.reveal(), settings.SERVICE_PUBLIC_KEYS)
+    salt, clock = settings.SECURITY_SALT.reveal(), Clock()
     async with Database.open(settings, "token") as database, Redis.open(settings) as redis, AsyncExitStack() as stack:
         await database.require_schema()
         skew = await stack.enter_async_context(compared(database, clock))

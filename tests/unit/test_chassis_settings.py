@@ -1,13 +1,17 @@
 """Settings: every problem at once, in words that mend, and never a secret."""
 
-import json
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import asdict
 
 from services.chassis.settings import ChassisSettings, SettingsError, known_names, load, read_value
 from services.identity.settings import IdentitySettings
 from services.token.settings import TokenSettings
+from tests.conftest import ROOT
 
 STRONG = "0Zr9v-Kx7pQ2mB5tW8yE3uN6aS1dF4gHj"
 SEED = [
@@ -36,6 +40,7 @@ GOOD = {
     "SERVICE_KEY": "canary-service-key",
     "SERVICE_PUBLIC_KEYS": "{}",
 }
+NAMES = {cls: set(cls.__struct_fields__) for cls in (ChassisSettings, IdentitySettings, TokenSettings)}
 PRODUCTION = {**GOOD, "APP_ENV": "production", "SECURITY_SALT": STRONG}
 
 
@@ -65,8 +70,8 @@ def test_every_setting_may_come_from_a_file(tmp_path: Path, name: str) -> None:
     values |= {other: "7" for other in SEED if other.endswith(("_SIZE", "_OVERFLOW", "_PORT"))}
     value = values.setdefault(name, "text")
     (tmp_path / "value").write_text(f"{value}\n", encoding="utf-8")
-    cls = IdentitySettings if name in IdentitySettings.model_fields and name not in ChassisSettings.model_fields else TokenSettings
-    given = {other: text for other, text in values.items() if other in cls.model_fields and other != name}
+    cls = IdentitySettings if name in NAMES[IdentitySettings] - NAMES[ChassisSettings] else TokenSettings
+    given = {other: text for other, text in values.items() if other in NAMES[cls] and other != name}
 
     from_file = load(cls, {**given, f"{name}_FILE": str(tmp_path / "value")})
     from_environment = load(cls, {**given, name: value})
@@ -147,7 +152,7 @@ def test_secrets_are_never_shown() -> None:
     settings = load(TokenSettings, given)
     words = "\n".join(problems({**given, "TLS_CERT": "", "LOG_LEVEL": "canary-level", "DATABASE_POOL_SIZE": "canary-size"}, TokenSettings))
 
-    for text in (repr(settings), str(settings), f"{settings}", str(settings.model_dump()), words):
+    for text in (repr(settings), str(settings), f"{settings}", repr(asdict(settings)), words):
         assert "canary" not in text
 
 
@@ -235,10 +240,62 @@ def test_commands_read_one_setting(tmp_path: Path) -> None:
 
 
 def test_settings_do_not_change() -> None:
-    settings = load(ChassisSettings, GOOD)
-    with pytest.raises(ValueError, match="frozen"):
-        settings.APP_ENV = "production"
-    assert json.loads(settings.model_dump_json())["APP_ENV"] == "development"
+    settings, name = load(ChassisSettings, GOOD), "APP_ENV"
+    with pytest.raises(AttributeError, match="immutable"):
+        setattr(settings, name, "production")
+    assert settings.APP_ENV == "development"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "problem"),
+    [
+        ("DATABASE_POOL_SIZE", "canary", "must be a whole number from 1 to 100"),
+        ("DATABASE_POOL_SIZE", "101", "must be a whole number from 1 to 100"),
+        ("DATABASE_POOL_SIZE", "1.5", "must be a whole number from 1 to 100"),
+        ("REFRESH_TOKEN_TTL", "59", "must be a whole number of at least 60"),
+        ("DRAIN_TIMEOUT", "nan", "must be a number from 0 to 300"),
+        ("DRAIN_TIMEOUT", "inf", "must be a number from 0 to 300"),
+        ("KEY_ROTATION_PERIOD", "nan", "must be a number of at least 0"),
+        ("KEY_ROTATION_PERIOD", "inf", "must be a number of at least 0"),
+        ("ALLOW_PLAINTEXT", "canary", "must be true or false"),
+        ("APP_ENV", "canary", "must be 'development', 'staging' or 'production'"),
+        ("JWT_KEY_ID", "canary/", "must have at most 64 characters and match ^[A-Za-z0-9._-]*$"),
+        ("INSTANCE_ID", "canary" * 20, "must have at most 100 characters"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "canary:4317", "must be a URL such as http://collector:4317"),
+    ],
+)
+def test_what_is_wrong_is_told_by_what_is_wanted(name: str, given: str, problem: str) -> None:
+    """And never by what was given, which may be a secret in the wrong place."""
+    assert problems({**GOOD, name: given}, TokenSettings) == [f"{name} {problem}"]
+
+
+@pytest.mark.parametrize(("given", "meant"), [("true", True), ("1", True), ("True", True), ("false", False), ("0", False), ("FALSE", False)])
+def test_yes_and_no_have_two_spellings_each(given: str, meant: bool) -> None:
+    assert load(ChassisSettings, {**GOOD, "REFLECTION": given}).REFLECTION is meant
+
+
+def test_instances_of_a_context_agree_unless_they_differ_in_what_they_must_share() -> None:
+    """What is an instance's own changes nothing; a secret counts, and cannot be guessed from what is told."""
+    given = {**GOOD, "INSTANCE_ID": "a"}
+    mark = load(TokenSettings, given).fingerprint()
+    assert mark == load(TokenSettings, {**given, "INSTANCE_ID": "b", "LOG_LEVEL": "debug"}).fingerprint()
+    for change in ({"ACCESS_TOKEN_TTL": "60"}, {"KEY_ENCRYPTION_KEY": "other"}, {"SECURITY_SALT": "other"}, {"REDIS_URL": "redis://other"}):
+        assert mark != load(TokenSettings, {**given, **change}).fingerprint()
+
+
+def test_no_encoder_shows_a_secret() -> None:
+    with pytest.raises(TypeError):
+        msgspec.json.encode(load(ChassisSettings, GOOD))
+
+
+@pytest.mark.parametrize("service", ["identity", "token", "rbac"])
+def test_a_service_loads_nothing_of_another_to_know_its_settings(service: str) -> None:
+    """The engine of permissions in each process of identity would weigh 5 MiB."""
+    code = f"import sys, services.{service}.service; from services.chassis.settings import known_names; known_names(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    others = {"identity", "token", "rbac"} - {service}
+    allowed = {f"services.{other}{module}" for other in others for module in ("", ".settings")} | {"services.rbac.levels"}
+    assert {name for name in loaded if name.startswith(tuple(f"services.{other}" for other in others))} <= allowed
 
 
 @pytest.mark.parametrize("password", ["short", "fourteen-chars", "aaaaaaaaaaaaaaaaaaaaaaaa", "abababababababababababab", "changeme"])

@@ -15,10 +15,9 @@ CANARIES = [f"canary{number:02}" for number in range(1, 13)]
 PROGRAM = """
 import logging, sys
 import structlog
-from pydantic import SecretStr
 from services.chassis import telemetry
 from services.chassis.call import Caller, CallerKind
-from services.chassis.settings import ChassisSettings, load
+from services.chassis.settings import ChassisSettings, Secret, load
 
 settings = load(ChassisSettings, {
     "DATABASE_URL": "postgresql://u:canary01@db/x", "REDIS_URL": "redis://:canary01@c", "SECURITY_SALT": "canary01", "SERVICE_KEY": "canary01",
@@ -27,7 +26,7 @@ settings = load(ChassisSettings, {
 telemetry.configure(settings, "token")
 log = structlog.get_logger()
 log.info("settings_read", settings=settings, salt=settings.SECURITY_SALT)
-log.info("password_changed", password="canary02", new_password="canary02", old=SecretStr("canary02"))
+log.info("password_changed", password="canary02", new_password="canary02", old=Secret("canary02"))
 log.info("client_made", client_secret="canary03")
 log.info("called", authorization="Bearer canary04", headers={"Authorization": "Bearer canary04", "x-request-id": "r"})
 log.info("refreshed", refresh_token="canary05", pair=[{"access_token": "canary05"}])

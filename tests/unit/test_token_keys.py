@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from services.chassis.settings import load
 from services.token.key_environment import _judge_files, key_pair_of
 from services.token.keys import KeyState, UnusableKey, VerificationKey, generate, read
 from services.token.settings import TokenSettings
@@ -187,12 +188,12 @@ def settings_of(path: Path, **changes: object) -> TokenSettings:
         "DATABASE_URL": "postgresql://a:b@db/x",
         "REDIS_URL": "redis://cache",
         "SECURITY_SALT": "x",
-        "SERVICE_KEY": "",
+        "SERVICE_KEY": "x",
         "SERVICE_PUBLIC_KEYS": "{}",
         "JWT_PRIVATE_KEY": path.read_text(),
         **changes,
     }
-    return TokenSettings.model_validate(values)
+    return load(TokenSettings, {name: str(value) for name, value in values.items()})
 
 
 @pytest.fixture

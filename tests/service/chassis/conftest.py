@@ -9,7 +9,7 @@ import pytest
 from services.chassis.call import Call, Caller, CallerKind, Once
 from services.chassis.postgres import Database
 from services.chassis.redis import Redis
-from services.chassis.settings import ChassisSettings
+from services.chassis.settings import ChassisSettings, load
 from tests.conftest import SALT, Keys, Stores
 
 Configure = Callable[..., ChassisSettings]
@@ -46,7 +46,7 @@ def configure(stores: Stores, service_keys: Keys, database_url: str) -> Configur
             "SERVICE_PUBLIC_KEYS": service_keys.public_json,
             **changes,
         }
-        return ChassisSettings.model_validate(values)
+        return load(ChassisSettings, {name: str(value) for name, value in values.items()})
 
     return make
 

@@ -12,19 +12,20 @@ from redis.exceptions import RedisError
 from services import embedded
 from services.chassis.limits import GCRA
 from services.chassis.redis import Redis, RedisDown
-from services.chassis.settings import ChassisSettings
+from services.chassis.settings import ChassisSettings, load
 from tests.conftest import SALT, Keys, Stores, eventually, free_port, process
 
 
 def settings(keys: Keys, url: str) -> ChassisSettings:
-    return ChassisSettings.model_validate(
+    return load(
+        ChassisSettings,
         {
             "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none",
             "REDIS_URL": url,
             "SECURITY_SALT": SALT,
             "SERVICE_KEY": keys.private["token"],
             "SERVICE_PUBLIC_KEYS": keys.public_json,
-        }
+        },
     )
 
 

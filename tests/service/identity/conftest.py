@@ -21,6 +21,7 @@ from services.chassis.call import Call
 from services.chassis.clock import Clock
 from services.chassis.edge import MAX_DEADLINE
 from services.chassis.redis import Redis
+from services.chassis.settings import load
 from services.chassis.tenancy import DEFAULT_TENANT
 from services.identity import hashing
 from services.identity.passwords import Passwords
@@ -326,21 +327,22 @@ async def peers() -> AsyncIterator[Peers]:
 @pytest.fixture(scope="session")
 async def settings(stores: Stores, service_keys: Keys, peers: Peers, tmp_path_factory: pytest.TempPathFactory) -> IdentitySettings:
     """Settings of the instances."""
-    return IdentitySettings.model_validate(
+    return load(
+        IdentitySettings,
         {
             "DATABASE_URL": await stores.new_database(),
-            "DATABASE_POOL_SIZE": 5,
-            "DATABASE_MAX_OVERFLOW": 0,
+            "DATABASE_POOL_SIZE": "5",
+            "DATABASE_MAX_OVERFLOW": "0",
             "REDIS_URL": stores.redis,
             "SECURITY_SALT": SALT,
             "SERVICE_KEY": service_keys.private["identity"],
             "SERVICE_PUBLIC_KEYS": service_keys.public_json,
             "INTERNAL_GRPC_ADDRESS": peers.address,
-            "BCRYPT_COST": 10,
+            "BCRYPT_COST": "10",
             "MAIL_DIR": str(tmp_path_factory.mktemp("mail")),
             "PUBLIC_BASE_URL": "https://auth.test",
             **{f"RATE_LIMIT_{kind}": "100000/60" for kind in ("READ", "WRITE", "CREDENTIAL", "CHECK")},
-        }
+        },
     )
 
 
@@ -431,7 +433,7 @@ class Stack:
 
     async def sql(self, statement: str, *args: Any) -> list[asyncpg.Record]:
         """Run a statement as superuser."""
-        connection = await asyncpg.connect(self.settings.DATABASE_URL.get_secret_value())
+        connection = await asyncpg.connect(self.settings.DATABASE_URL.reveal())
         try:
             await connection.execute("SET search_path = identity, suite")
             return await connection.fetch(statement, *args)

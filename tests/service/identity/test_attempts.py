@@ -7,7 +7,9 @@ from datetime import timedelta
 from statistics import median
 
 import pytest
+from msgspec.structs import replace
 
+from services.chassis.settings import Secret
 from services.identity import attempts
 from services.identity.attempts import Policy
 from services.identity.hashing import HashPool
@@ -237,7 +239,7 @@ async def test_without_redis_the_limit_is_smaller_and_never_open(stack: Stack) -
     """Each instance allows its share (F13)."""
     email, here = stack.email(), stack.place()
     user = (await stack.account(email=email)).user
-    settings = stack.settings.model_copy(update={"REDIS_URL": type(stack.settings.REDIS_URL)(f"redis://127.0.0.1:{free_port()}/0")})
+    settings = replace(stack.settings, REDIS_URL=Secret(f"redis://127.0.0.1:{free_port()}/0"))
     async with serving_identity(settings, stack.clock) as served:
         stack.instances.append(served)
         outcomes = Counter(await asyncio.gather(*(_guess_last(stack, email, number, here) for number in range(50))))

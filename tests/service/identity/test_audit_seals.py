@@ -106,7 +106,7 @@ async def all_sealed(stack: Stack, tenant: UUID) -> bool:
 @asynccontextmanager
 async def held_up(stack: Stack) -> AsyncIterator["asyncio.Task[int]"]:
     """Hold a sealer up while inside, between taking the events from the queue and sealing them."""
-    holder = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
+    holder = await asyncpg.connect(stack.settings.DATABASE_URL.reveal())
     async with holder.transaction():
         await holder.execute("LOCK TABLE suite.audit_seal IN EXCLUSIVE MODE")
         sealer = asyncio.create_task(stack.identity.audit_seals.seal_due())
@@ -337,7 +337,7 @@ async def test_contexts_may_only_append(stack: Stack) -> None:
 
 
 async def as_role(stack: Stack, role: str, statement: str) -> None:
-    connection = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value(), server_settings={"role": role})
+    connection = await asyncpg.connect(stack.settings.DATABASE_URL.reveal(), server_settings={"role": role})
     try:
         await connection.execute(statement)
     finally:

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from services.identity.passwords import Passwords
 from services.identity.service import assembled
@@ -191,7 +192,7 @@ async def test_argon2id_is_a_setting_away(stack: Stack) -> None:
     """Accounts move at their next login, in both directions."""
     email = stack.email()
     user = (await stack.account(email=email)).user
-    settings = stack.settings.model_copy(update={"PASSWORD_HASH": "argon2id"})
+    settings = replace(stack.settings, PASSWORD_HASH="argon2id")
 
     async def kept() -> str:
         return str((await stack.sql("SELECT password_hash FROM account WHERE id = $1::uuid", user.id))[0]["password_hash"])
@@ -211,7 +212,7 @@ async def test_an_unverified_address_may_be_a_reason_to_wait(stack: Stack) -> No
     """With REQUIRE_EMAIL_VERIFICATION, and told only to who proved the password."""
     email = stack.email()
     await stack.account(email=email, email_verified=False)
-    settings = stack.settings.model_copy(update={"REQUIRE_EMAIL_VERIFICATION": True})
+    settings = replace(stack.settings, REQUIRE_EMAIL_VERIFICATION=True)
     async with serving_identity(settings, stack.clock) as served:
         stack.instances.append(served)
         with pytest.raises(EmailNotVerified):
@@ -251,7 +252,7 @@ async def test_too_many_at_once_hear_so_at_once(stack: Stack, tmp_path: Path, mo
     await asyncio.sleep(0)
     refused, hashed = pool.refused, pool.finished
     monkeypatch.setattr(stack.identity.edge, "_limits", None)
-    locker = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
+    locker = await asyncpg.connect(stack.settings.DATABASE_URL.reveal())
     try:
         await locker.execute("BEGIN; LOCK TABLE identity.account, identity.tenant IN ACCESS EXCLUSIVE MODE")
         outcomes = await gather(*(stack.login(email, "wrong" * 5, client=client) for _ in range(15)))
@@ -383,7 +384,7 @@ async def test_no_secret_is_in_the_database(stack: Stack) -> None:
     await stack.client().auth("Register", request)
     code = await stack.code(email)
 
-    connection = await asyncpg.connect(stack.settings.DATABASE_URL.get_secret_value())
+    connection = await asyncpg.connect(stack.settings.DATABASE_URL.reveal())
     dump = ""
     for table in ("account", "code", "mail", "request", "task", "oauth_client"):
         dump += str([dict(row) for row in await connection.fetch(f"SELECT * FROM identity.{table}")])

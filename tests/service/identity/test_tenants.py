@@ -13,8 +13,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import SecretStr
+from msgspec.structs import replace
 
+from services.chassis.settings import Secret
 from services.chassis.tenancy import DEFAULT_TENANT
 from services.identity.bootstrap import NoAdministrator, bootstrap
 from services.identity.service import client_scopes
@@ -204,7 +205,7 @@ async def test_the_audit_log_is_for_auditors_of_its_tenant(stack: Stack) -> None
 
 def first_admin(stack: Stack, email: str) -> Any:
     """Return settings that ask for a first administrator."""
-    return stack.settings.model_copy(update={"BOOTSTRAP_ADMIN_EMAIL": email, "BOOTSTRAP_ADMIN_PASSWORD": SecretStr(PASSWORD)})
+    return replace(stack.settings, BOOTSTRAP_ADMIN_EMAIL=email, BOOTSTRAP_ADMIN_PASSWORD=Secret(PASSWORD))
 
 
 async def test_the_first_administrator_is_made_once(stack: Stack) -> None:
@@ -353,9 +354,9 @@ async def test_the_process_serves_and_stops(stack: Stack, service_keys: Keys, tm
 def process_environment(stack: Stack, service_keys: Keys, mail: Path) -> dict[str, str]:
     """Return what a process of identity reads to work beside the stack's instances."""
     return {
-        "DATABASE_URL": stack.settings.DATABASE_URL.get_secret_value(),
-        "REDIS_URL": stack.settings.REDIS_URL.get_secret_value(),
-        "SECURITY_SALT": stack.settings.SECURITY_SALT.get_secret_value(),
+        "DATABASE_URL": stack.settings.DATABASE_URL.reveal(),
+        "REDIS_URL": stack.settings.REDIS_URL.reveal(),
+        "SECURITY_SALT": stack.settings.SECURITY_SALT.reveal(),
         "SERVICE_KEY": service_keys.private["identity"],
         "SERVICE_PUBLIC_KEYS": service_keys.public_json,
         "INTERNAL_GRPC_ADDRESS": stack.settings.INTERNAL_GRPC_ADDRESS,

@@ -26,7 +26,7 @@ from services.chassis.redis import Redis
 from services.chassis.settings import load
 from services.chassis.tenancy import TenantId
 from services.rbac.checker import Checker
-from services.rbac.memory import Memory
+from services.rbac.memory import PART_BYTES, Memory
 from services.rbac.revisions import Revisions
 from services.rbac.service import MAX_MESSAGE, assemble, engine
 from services.rbac.settings import RbacSettings
@@ -356,7 +356,7 @@ async def running(settings: RbacSettings, keys: Keys, clock: Clock) -> AsyncIter
     async with WatchedDatabase.open(settings, "rbac") as database, Redis.open(settings) as redis, AsyncExitStack() as stack:
         assert isinstance(database, WatchedDatabase)
         await database.require_schema()
-        memory, limits = Memory(settings.policy_weight), Limits.of(settings, redis)
+        memory, limits = Memory(settings.policy_bytes // PART_BYTES), Limits.of(settings, redis)
         revisions = Revisions(memory)
         coherence = await stack.enter_async_context(coherent(settings, database, revisions))
         decides = engine(settings, database, memory, revisions, lease=coherence, clock=clock)

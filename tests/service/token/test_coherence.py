@@ -22,7 +22,7 @@ from services.chassis.lease_log import Entry, Grant, LeaseLog, Standing
 from services.chassis.outbox import BATCH
 from services.chassis.postgres import Database
 from services.chassis.redis import Redis
-from services.chassis.settings import ChassisSettings
+from services.chassis.settings import ChassisSettings, load
 from services.chassis.tenancy import DEFAULT_TENANT
 from services.token import notices
 from services.token.feed import Feed, Place
@@ -271,14 +271,15 @@ async def member(stores: Stores, keys: Keys) -> AsyncIterator[Member]:
     url, memory = await stores.new_database(), Heard()
     parts = urlsplit(url)
     async with FaultProxy.before("127.0.0.1", parts.port or 0) as postgres:
-        settings = ChassisSettings.model_validate(
+        settings = load(
+            ChassisSettings,
             {
                 "DATABASE_URL": url.replace(f":{parts.port}/", f":{postgres.port}/"),
                 "REDIS_URL": stores.redis,
                 "SECURITY_SALT": SALT,
                 "SERVICE_KEY": keys.private["token"],
                 "SERVICE_PUBLIC_KEYS": keys.public_json,
-            }
+            },
         )
         async with Redis.open(settings) as redis, Database.open(settings, "token") as database, coherent(settings, database, memory) as coherence:
             row = await database.fetch_row("SELECT id FROM suite.deployment")
