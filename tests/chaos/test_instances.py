@@ -1,19 +1,25 @@
 """Instances that die, hang and are replaced. Source: reliability, F01-F03."""
 
+import asyncio
 from collections.abc import Iterable
+from uuid import uuid4
+
+import grpc
 
 from tests.chaos.calls import CHECKS, ms
 from tests.chaos.conftest import LONG
-from tests.chaos.load import Load
+from tests.chaos.load import DEADLINE, Load
 from tests.chaos.record import record
 from tests.chaos.rows import failures, last, sound
 from tests.chaos.world import SERVICES, World
 from tests.service.token.inquiry import now
-from tests.suite.conftest import Person
+from tests.suite.conftest import Person, sql
+from watchword.rbac.v1 import rbac_pb2, rbac_pb2_grpc
 
 KILLS = 20 if LONG else 4
 READS_WANTED = 10_000 if LONG else 500
 ROUNDS = 3 if LONG else 1
+OVERDUE = 40  # changes
 CHANGERS = 4  # changes under way at a time
 
 
@@ -127,8 +133,32 @@ async def hang_in_turn(stack: World, person: Person, *names: str) -> Load:
     return load
 
 
+async def overdue(stack: World, person: Person) -> list[str]:
+    """Have a hanging instance asked for changes until nobody waits for them any more; return those that it makes on waking."""
+    name, prefix = stack.pair("rbac")[0], f"overdue-{uuid4().hex}"
+    stub = rbac_pb2_grpc.RoleServiceStub(stack.channel(next(one.address for one in stack.now() if one.name == name)))
+
+    async def create(what: str, deadline: float) -> str:
+        request = rbac_pb2.CreateRoleRequest(name=f"{prefix}-{what}", permissions=["things.read"], request_id=str(uuid4()))
+        try:
+            await stub.CreateRole(request, metadata=person.metadata, timeout=deadline)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    assert await create("before", DEADLINE) == "OK"
+    await stack.end(name, "STOP")
+    assert set(await asyncio.gather(*(create(str(number), 0.5) for number in range(OVERDUE)))) == {"DEADLINE_EXCEEDED"}
+    await stack.end(name, "CONT")
+    await stack.whole()
+    assert await create("after", DEADLINE) == "OK"
+    made = {row["name"].rpartition("-")[2] for row in await sql(stack, "SELECT name FROM rbac.role WHERE name LIKE $1", f"{prefix}%")}
+    assert made >= {"before", "after"}
+    return sorted(made - {"before", "after"})
+
+
 async def test_f03_an_instance_hangs(stack: World, person: Person) -> None:
-    """The others answer; on waking it believes nothing that it remembered."""
+    """The others answer; on waking it believes nothing that it remembered, and does nothing that nobody waits for any more."""
     names = [stack.names(service)[0] for service in (SERVICES if LONG else ("token", "rbac"))]
 
     load = await hang_in_turn(stack, person, *names)
@@ -136,13 +166,15 @@ async def test_f03_an_instance_hangs(stack: World, person: Person) -> None:
     assert load.reads.failed == []
     slowest = load.log.of(*CHECKS).slowest
     said = await sound(load)
+    assert await overdue(stack, person) == []
     async with stack.without("try-timeout"):
         stuck = (await hang_in_turn(stack, person, stack.names("token")[0])).log.of(*CHECKS)
     record(
         "F03",
         broken="an instance hangs for 3 s (SIGSTOP)",
-        promised="0 reads fail; a check takes 400 ms at most",
-        seen=f"{failures(load.reads)} reads failed, the slowest of {len(load.log.of(*CHECKS).calls):,} checks took {ms(slowest)}; {said}",
+        promised="0 reads fail; a check takes 400 ms at most; on waking it makes no change whose deadline has passed",
+        seen=f"{failures(load.reads)} reads failed, the slowest of {len(load.log.of(*CHECKS).calls):,} checks took {ms(slowest)}; {said}; "
+        f"0 of {OVERDUE} overdue changes made",
         without=f"no limit a try: {failures(stuck)} checks failed, the slowest took {ms(stuck.slowest)}",
     )
     assert slowest < 0.4

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.chaos.calls import CHECKS, Call, Log, ms
-from tests.chaos.load import Load
+from tests.chaos.load import DEADLINE, Load
+from tests.chaos.pulse import says_serving
 from tests.chaos.record import record
 from tests.chaos.rows import failures, last, sound
+from tests.chaos.starting import about_callers, about_permissions, about_tokens, starts
 from tests.chaos.teller import Teller
 from tests.chaos.test_redis import fill
 from tests.chaos.world import SERVICES, World
@@ -31,80 +31,29 @@ REFUSING = 5.0  # seconds
 CROWD = 60  # callers at a time
 
 
-async def says_serving(channel: grpc.aio.Channel, timeout: float = 1.0) -> bool:
-    """Whether an instance says that it serves."""
-    health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-    try:
-        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
-    except grpc.aio.AioRpcError:
-        return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-async def start(stack: World, good: str, bad: str) -> tuple[float, list[str]]:
-    """Start an instance; return how long it took to serve, and what it said wrongly before, and after it said that it serves."""
-    name = stack.pair("token")[0]
-    teller, wrong = Teller(stack, name), list[str]()
-    await stack.end(name)
-    began = now()
-    starting = asyncio.create_task(stack.begin(name))
-    channel = stack.channel(next(one.address for one in stack.now() if one.name == name))
-    while not (serves := await says_serving(channel)):
-        wrong += await misstatements(teller, good, bad)
-        assert now() < began + 20
-    took = now() - began
-    assert serves
-    wrong += await misstatements(teller, good, bad)
-    try:
-        await teller.issue()
-    except grpc.aio.AioRpcError as error:
-        wrong.append(f"issue: {error.code().name}")
-    await starting
-    return took, wrong
-
-
-async def misstatements(teller: Teller, good: str, bad: str) -> list[str]:
-    """Ask about a good token and a revoked one; return answers that are not right. None is one that was not given."""
-    found = []
-    for token, expected in ((good, "VALID"), (bad, "REVOKED")):
-        try:
-            said = await teller.says(token)
-        except grpc.aio.AioRpcError:
-            continue
-        if said != expected:
-            found.append(f"{said} for {expected}")
-    return found
-
-
-async def starts(stack: World, count: int) -> tuple[list[float], list[str]]:
-    """Start an instance so many times."""
-    other = Teller(stack, stack.pair("token")[1])
-    good, bad = await other.issue(), await other.issue()
-    await other.revoke(bad)
-    done = [await start(stack, good, bad) for _ in range(count)]
-    await stack.whole()
-    return sorted(took for took, _ in done), [word for _, words in done for word in words]
-
-
-async def test_f04_an_instance_starts(stack: World) -> None:
+async def test_f04_an_instance_starts(stack: World, person: Person) -> None:
     """It says that it serves once it has its keys and knows what is revoked, and says nothing wrong before."""
-    young, wrong = await starts(stack, STARTS)
+    questions = {"token": await about_tokens(stack), "rbac": await about_permissions(stack, person), "identity": await about_callers(stack, person)}
+    young, wrong = await starts(stack, "token", questions["token"], STARTS)
     await fill(stack, 100_000)
-    full, wrong_too = await starts(stack, STARTS)
+    full: dict[str, list[float]] = {}
+    for service in SERVICES:
+        full[service], words = await starts(stack, service, questions.get(service, ()), STARTS)
+        wrong += words
 
-    assert wrong + wrong_too == []
+    assert wrong == []
     async with stack.without("lease", of=stack.pair("token")[:1]):
-        _, early = await starts(stack, 3)
+        _, early = await starts(stack, "token", questions["token"], 3)
     assert early
     record(
         "F04",
-        broken=f"an instance of token starts, {STARTS} times, and {STARTS} times with 100,000 revocations in force",
+        broken=f"an instance of token starts, {STARTS} times, and one of each service {STARTS} times with 100,000 revocations in force",
         promised="it serves within 3 s, and says nothing wrong before",
-        seen=f"0 wrong answers; served after {ms(young[len(young) // 2])} (median), {ms(young[-1])} (slowest); "
-        f"with the revocations {ms(full[len(full) // 2])}, {ms(full[-1])}",
+        seen=f"0 wrong answers; served after {ms(young[len(young) // 2])} (median), {ms(young[-1])} (slowest); with the revocations "
+        + "; ".join(f"{service} {ms(took[len(took) // 2])}, {ms(took[-1])}" for service, took in full.items()),
         without=f"memory believed before it is loaded: {len(early)} wrong answers in 3 starts ({early[0]})",
     )
-    assert full[-2] < 3.0
+    assert max(took[-2] for took in full.values()) < 3.0
 
 
 async def skewed(stack: World, rounds: int, *missing: str) -> list[str]:
@@ -190,16 +139,17 @@ async def test_f28_others_want_the_processor(stack: World, person: Person, tmp_p
     load, health, fewest = await crowded(stack, person, tmp_path)
 
     assert min(fewest.values()) >= 1
-    assert load.log.slowest < 20.0
+    assert load.log.slowest < DEADLINE + 0.1
     said = await sound(load)
     async with stack.without("priority", of=SERVICES):
         starved, yielding, _ = await crowded(stack, person, tmp_path)
     record(
         "F28",
         broken=f"two busy processes on {os.cpu_count()} cores for {BUSY:.0f} s",
-        promised="health answers within 300 ms (p99); never all instances of a service are out",
+        promised="health answers within 300 ms (p99); no call outlives its deadline; never all instances of a service are out",
         seen=f"health p99 {ms(health.p99)}; at least {min(fewest.values())} of 2 instances got calls; "
-        f"{failures(load.log.of(*CHECKS))} checks failed, p99 {ms(load.log.of(*CHECKS).p99)}; {said}",
+        f"{failures(load.log.of(*CHECKS))} checks failed, p99 {ms(load.log.of(*CHECKS).p99)}; "
+        f"the slowest call of all took {ms(load.log.slowest)}; {said}",
         without=f"services that yield (nice 19): health p99 {ms(yielding.p99)}, {failures(starved.log.of(*CHECKS))} checks failed",
     )
     assert health.p99 < 0.3
