@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from services.chassis.tenancy import DEFAULT_TENANT
-from tests.chaos.calls import CHECKS, Log, ms
+from tests.chaos.calls import CHECKS, Call, Log, ms
 from tests.chaos.conftest import LONG
-from tests.chaos.load import Load
+from tests.chaos.load import DEADLINE, Load
 from tests.chaos.record import record
 from tests.chaos.rows import failures, last, sound
 from tests.chaos.teller import Teller
@@ -17,8 +17,12 @@ from tests.chaos.world import SERVICES, World
 from tests.conftest import eventually
 from tests.service.token.inquiry import now
 from tests.suite.conftest import Person
+from watchword.rbac.v1 import permission_pb2, rbac_pb2
+from watchword.token.v1 import token_pb2
 
 AT_ONCE = 10  # rounds
+QUESTIONS = 500
+LONGER = 0.010  # seconds that a verification may take in addition while Redis is away
 OUTAGE = 10.0 if LONG else 3.0  # seconds
 HOLDERS = ("token", "rbac")
 LEASE_OFF = "memory believed without a lease"
@@ -38,7 +42,10 @@ class Seen:
     def words(self) -> str:
         """The calls, in words."""
         checks = self.load.log.of(*CHECKS)
-        return f"{failures(checks)} checks failed, p99 {ms(self.later.of(*CHECKS).p99)} ({ms(self.before.of(*CHECKS).p99)} before)"
+        late = ", ".join(
+            f"{kind} {ms(self.later.of(kind).p99)} ({ms(self.before.of(kind).p99)} before)" for kind in ("VerifyToken", "CheckPermission")
+        )
+        return f"{failures(checks)} checks failed, p99 of {late}"
 
 
 async def through(stack: World, person: Person, breaks: Act, mends: Act, *, lasting: float = OUTAGE) -> Seen:
@@ -61,6 +68,24 @@ async def through(stack: World, person: Person, breaks: Act, mends: Act, *, last
     return Seen(load, load.log.between(idle, began), load.log.between(began + 2.0, ended), fewest)
 
 
+async def by_themselves(stack: World, person: Person) -> dict[str, float]:
+    """Ask one question after the other, and nothing else; return the seconds in which 99 of 100 are answered, by kind."""
+    stubs, subject = stack.grpc, rbac_pb2.Subject(type=rbac_pb2.SUBJECT_TYPE_USER, id=person.id)
+    token, question = (
+        token_pb2.VerifyTokenRequest(token=person.token),
+        permission_pb2.CheckPermissionRequest(subject=subject, permission="users.read"),
+    )
+    log = Log()
+    for _ in range(QUESTIONS):
+        began = now()
+        verified = await stubs.tokens.VerifyToken(token, metadata=stack.peer("gateway", to="token"), timeout=DEADLINE)
+        between = now()
+        checked = await stubs.permissions.CheckPermission(question, metadata=person.metadata, timeout=DEADLINE)
+        assert (verified.status, checked.decision) == (token_pb2.VALID, permission_pb2.ALLOW)
+        log.calls += [Call("VerifyToken", began, between - began), Call("CheckPermission", between, now() - between)]
+    return {kind: log.of(kind).p99 for kind in ("VerifyToken", "CheckPermission")}
+
+
 async def accepted_anyway(stack: World, person: Person, breaks: Act, mends: Act) -> str:
     """The same with the lease off: something is accepted after its OK."""
     async with stack.without("lease", of=HOLDERS):
@@ -76,6 +101,21 @@ async def guess(stack: World) -> int:
     async with stack.rest as rest:
         guesses = (rest.post("/v1/auth/login", json={"login": name, "password": f"guess {number}"}) for number in range(30))
         return sum(answer.status_code == 401 for answer in await asyncio.gather(*guesses))
+
+
+async def slower_by(stack: World, person: Person, breaks: Act, mends: Act) -> dict[str, float]:
+    """Return how many seconds longer questions take by themselves while something is broken; and mend it."""
+    before = await by_themselves(stack, person)
+    await breaks()
+    await last(2.0)
+    meanwhile = await by_themselves(stack, person)
+    await mends()
+    await stack.whole()
+    return {kind: meanwhile[kind] - before[kind] for kind in before}
+
+
+def words_of(slower: dict[str, float]) -> str:
+    return "by themselves " + ", ".join(f"{kind} {seconds * 1000:+.1f} ms" for kind, seconds in slower.items())
 
 
 async def test_f13_f22_redis_is_killed(stack: World, person: Person) -> None:
@@ -94,11 +134,13 @@ async def test_f13_f22_redis_is_killed(stack: World, person: Person) -> None:
     said = await sound(seen.load)
     if LONG:
         breaks, mends = (lambda: stack.end("redis")), (lambda: stack.begin("redis"))
+        slower = await slower_by(stack, person, breaks, mends)
         record(
             "F13",
             broken=f"Redis, kill -9, gone for {OUTAGE:.0f} s",
-            promised="no read fails, nothing revoked is accepted, guesses at passwords are counted",
-            seen=f"{seen.words}; of 30 guesses {compared[0]} were compared; {failures(seen.load.writes)} tries of changes failed; {said}",
+            promised="no read fails, nothing revoked is accepted, guesses at passwords are counted; VerifyToken by itself takes 10 ms longer (p99)",
+            seen=f"{seen.words}; {words_of(slower)}; "
+            f"of 30 guesses {compared[0]} were compared; {failures(seen.load.writes)} tries of changes failed; {said}",
             without=await accepted_anyway(stack, person, breaks, mends),
         )
         record(
@@ -108,6 +150,7 @@ async def test_f13_f22_redis_is_killed(stack: World, person: Person) -> None:
             seen=f"never fewer than {min(seen.fewest.values())} of 2 instances a service got calls",
             without=await fleet_lost(stack, person),
         )
+        assert slower["VerifyToken"] < LONGER
 
 
 async def fleet_lost(stack: World, person: Person) -> str:
@@ -126,13 +169,15 @@ async def test_f14_redis_hangs(stack: World, person: Person) -> None:
 
     assert seen.load.reads.failed == []
     said = await sound(seen.load)
+    slower = await slower_by(stack, person, breaks, mends)
     record(
         "F14",
         broken=f"Redis hangs for {OUTAGE:.0f} s (SIGSTOP)",
         promised="as F13; no call waits for it for longer than 0.15 s",
-        seen=f"{seen.words}; {said}",
+        seen=f"{seen.words}; {words_of(slower)}; {said}",
         without=f"{await accepted_anyway(stack, person, breaks, mends)}; {await unhurried(stack, person, breaks, mends)}",
     )
+    assert slower["VerifyToken"] < LONGER
 
 
 async def unhurried(stack: World, person: Person, breaks: Act, mends: Act) -> str:
@@ -212,14 +257,15 @@ async def test_f16_redis_is_a_replica(stack: World, person: Person) -> None:
         seen = await through(stack, person, breaks, mends)
 
         assert seen.load.reads.failed == []
-        said = await sound(seen.load)
+        said, slower = await sound(seen.load), await slower_by(stack, person, breaks, mends)
         record(
             "F16",
             broken=f"Redis takes no writes for {OUTAGE:.0f} s (READONLY)",
             promised="as F13",
-            seen=f"{seen.words}; {said}",
+            seen=f"{seen.words}; {words_of(slower)}; {said}",
             without=await accepted_anyway(stack, person, breaks, mends),
         )
+        assert slower["VerifyToken"] < LONGER
 
 
 async def test_f17_redis_is_full(stack: World, person: Person) -> None:
