@@ -138,7 +138,7 @@ async def test_f13_f22_redis_is_killed(stack: World, person: Person) -> None:
         record(
             "F13",
             broken=f"Redis, kill -9, gone for {OUTAGE:.0f} s",
-            promised="no read fails, nothing revoked is accepted, guesses at passwords are counted; VerifyToken by itself takes 10 ms longer (p99)",
+            promised="no read fails, nothing revoked is accepted, guesses are counted; by itself VerifyToken takes at most 10 ms more (p99)",
             seen=f"{seen.words}; {words_of(slower)}; "
             f"of 30 guesses {compared[0]} were compared; {failures(seen.load.writes)} tries of changes failed; {said}",
             without=await accepted_anyway(stack, person, breaks, mends),
