@@ -11,8 +11,8 @@ import socket
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, get_args, get_origin
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -99,26 +99,41 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret(...)"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled")
+
 
 def _address(value: str) -> str:
     host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not host or not _is_number(port) or not 0 <= int(port) <= 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
     return value
 
 
 def _rate(value: str) -> str:
     count, _, seconds = value.partition("/")
-    if not (count.isdigit() and seconds.isdigit() and int(count) > 0 and int(seconds) > 0):
+    if not (_is_number(count) and _is_number(seconds) and int(count) > 0 and int(seconds) > 0):
         raise ValueError("must be COUNT/SECONDS, such as 60/60 for sixty a minute")
     return value
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _base_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
+    parts = _parts(value)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must be a URL such as https://auth.example.com")
     return value.rstrip("/")
+
+
+def _parts(url: str) -> SplitResult | None:
+    """Return the parts of a URL; None if it is none: what Python says of it then would show it."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 def _endpoint(value: str) -> str:
@@ -130,6 +145,8 @@ def _endpoint(value: str) -> str:
 def _store_url(value: str, *, schemes: tuple[str, ...]) -> str:
     if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
         raise ValueError(f"must be a URL that begins with {schemes[0]}://")
+    if _parts(value) is None:
+        raise ValueError("must be a URL; write signs of a password as %XX, such as %5B for [")
     return value
 
 
@@ -269,16 +286,20 @@ def load(cls: type[S], environment: Mapping[str, str] | None = None) -> S:
 def _read(field: FieldInfo, text: str) -> Any:
     """Return the value that a text means. Raises ValueError, which says what is wanted and never what was given."""
     kind, meta = _kind_of(field)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8 text") from None
     if meta.extra is not None:
         text = meta.extra["reads"](text)
     if kind is Secret:
         return Secret(text)
     try:
-        value = msgspec.convert(text, field.type, strict=False)
+        value = msgspec.convert(text if kind is str else text.strip(), field.type, strict=False)
     except msgspec.ValidationError:
         raise ValueError(_wanted(kind, meta)) from None
     if value == math.inf:
-        raise ValueError(_wanted(kind, meta))
+        raise ValueError("must be a finite number")
     return value
 
 

@@ -16,7 +16,7 @@ class TokenSettings(ChassisSettings, frozen=True, kw_only=True):
     JWT_ALGORITHM: Literal["RS256", "PS256", "ES256", "Ed25519"] = "RS256"
     JWT_PRIVATE_KEY: Secret = Secret()
     JWT_PUBLIC_KEY: str = ""
-    JWT_KEY_ID: Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    JWT_KEY_ID: Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9._-]*\Z")] = ""
     SIGN_TOGETHER: bool = True  # RS256 signatures of calls that come close together are made together, where the processor can
     ALLOW_OPEN_KEY_FILE: bool = False  # lets JWT_PRIVATE_KEY_FILE and KEY_ENCRYPTION_KEY_FILE be readable by others
     KEY_ENCRYPTION_KEY: Secret = Secret()  # several, newest first, separated by commas, while it is changed

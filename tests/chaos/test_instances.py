@@ -134,7 +134,7 @@ async def hang_in_turn(stack: World, person: Person, *names: str) -> Load:
 
 
 async def overdue(stack: World, person: Person) -> list[str]:
-    """Have a hanging instance asked for changes until nobody waits for them any more; return those that it makes on waking."""
+    """Have a hanging instance asked for changes whose callers then give up; return those that it makes on waking."""
     name, prefix = stack.pair("rbac")[0], f"overdue-{uuid4().hex}"
     stub = rbac_pb2_grpc.RoleServiceStub(stack.channel(next(one.address for one in stack.now() if one.name == name)))
 
@@ -172,7 +172,7 @@ async def test_f03_an_instance_hangs(stack: World, person: Person) -> None:
     record(
         "F03",
         broken="an instance hangs for 3 s (SIGSTOP)",
-        promised="0 reads fail; a check takes 400 ms at most; on waking it makes no change whose deadline has passed",
+        promised="0 reads fail; a check takes 400 ms at most; on waking it makes no change whose caller has given up",
         seen=f"{failures(load.reads)} reads failed, the slowest of {len(load.log.of(*CHECKS).calls):,} checks took {ms(slowest)}; {said}; "
         f"0 of {OVERDUE} overdue changes made",
         without=f"no limit a try: {failures(stuck)} checks failed, the slowest took {ms(stuck.slowest)}",
