@@ -21,16 +21,14 @@ LANES = 8
 PLACE = Path(sys.prefix) / "lib" / "libcrypto_mb.watchword.so"  # where scripts/_signing_library puts it
 EXPONENT = 65537  # the only one that the library checks signatures with
 BITS = 2048  # of keys that are worth it: with 3,072 bits OpenSSL is faster, with 4,096 all else would wait for 7 ms at a time
-_AVX512_IFMA = (
-    0x300000000  # in the processor, and allowed by the system. On AVX-IFMA alone it works with half the lanes, which nobody has measured here
-)
+# In the processor, and allowed by the system. On AVX-IFMA alone the library works with half the lanes, which nobody has measured here.
+_AVX512_IFMA = 0x300000000
 _OK = 0
 _DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # of SHA-256: RFC 8017 section 9.2, note 1
 
 _Pointers = c_void_p * LANES
-Operation = Callable[
-    ..., int
-]  # of rows of pointers, the key's bits, and two pointers that may be null; returns four bits a lane, zero if all went well
+# Of rows of pointers, the key's bits, and two pointers that may be null; returns four bits a lane, zero if all went well.
+Operation = Callable[..., int]
 
 
 class Unavailable(Exception):
