@@ -156,7 +156,7 @@ class Coherence:
         2. Note the position in the log. 3. Put into the log what was acknowledged while nobody had a lease, for those who only follow the log.
         4. Load. 5. Apply what came since. 6. Take a lease, and apply what was there then: others write on, and wait for us from there on.
         """
-        standing = await self._see(self._log.standing())  # first of all, so that without Redis nothing else is tried
+        await self._see(self._log.rehearse())  # first of all: where no lease can be had, nothing is loaded for it, again and again
         await self._register(Mode.LEASED)
         standing = await self._see(self._log.standing())
         await self._publish_leftovers()

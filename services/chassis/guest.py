@@ -31,6 +31,10 @@ class HostedLog(LeaseLog):
         """Return how things stand. Raises RedisDown, also if no host has a lease."""
         return _hosted(await super().standing())
 
+    async def rehearse(self) -> Standing:
+        """Return how things stand, if a lease could be written. Raises RedisDown, also if no host has one."""
+        return _hosted(await super().rehearse())
+
     async def renew(self, instance: str, epoch: str, applied: int) -> Standing:
         """Take or renew a lease. Raises RedisDown, also if no host has one: then it is not believed, whatever Redis says."""
         return _hosted(await super().renew(instance, epoch, applied))

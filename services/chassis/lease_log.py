@@ -52,6 +52,8 @@ local function standing(grant)
 end
 """
 _STANDING = Script(f"{_OPEN} return standing(0)")
+# Refused where a lease would be: by a replica, and by a server whose memory is full. A field that nobody reads is all that it leaves.
+_REHEARSE = Script(f"{_OPEN} redis.call('HSET', KEYS[1], 'rehearsed', 1) return standing(0)")
 _PUBLISH = Script(f"""{_OPEN}
 for i = 3, #ARGV do
   seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
@@ -122,6 +124,10 @@ class LeaseLog:
     async def standing(self) -> Standing:
         """Return how things stand; begin an epoch if there is none."""
         return await self._run(_STANDING)
+
+    async def rehearse(self) -> Standing:
+        """Return how things stand, if a lease could be written."""
+        return await self._run(_REHEARSE)
 
     async def publish(self, changes: Sequence[str]) -> Standing:
         """Append changes. The last one's number is the standing's `seq`."""

@@ -4,16 +4,19 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+import redis.asyncio as aioredis
 
+from services import embedded
 from services.chassis import coherence as membership
 from services.chassis import coherent as assembly
 from services.chassis.coherence import Coherence
@@ -28,7 +31,7 @@ from services.token import notices
 from services.token.feed import Feed, Place
 from services.token.revocations import Revocation, RevokedKind
 from services.token.revoked import Revoked
-from tests.conftest import SALT, Keys, Stores, eventually
+from tests.conftest import SALT, Keys, Stores, eventually, free_port, process
 from tests.service.chassis.fault_proxy import FaultProxy
 from tests.service.token.conftest import TENANT, TokenInstances
 from watchword.token.v1 import token_pb2
@@ -266,8 +269,8 @@ class Member:
 
 
 @asynccontextmanager
-async def member(stores: Stores, keys: Keys) -> AsyncIterator[Member]:
-    """Be the only member of a new deployment while inside."""
+async def member(stores: Stores, keys: Keys, *, redis_url: str = "") -> AsyncIterator[Member]:
+    """Be the only member of a new deployment while inside, with the Redis of the tests or one of its own."""
     url, memory = await stores.new_database(), Heard()
     parts = urlsplit(url)
     async with FaultProxy.before("127.0.0.1", parts.port or 0) as postgres:
@@ -275,7 +278,7 @@ async def member(stores: Stores, keys: Keys) -> AsyncIterator[Member]:
             ChassisSettings,
             {
                 "DATABASE_URL": url.replace(f":{parts.port}/", f":{postgres.port}/"),
-                "REDIS_URL": stores.redis,
+                "REDIS_URL": redis_url or stores.redis,
                 "SECURITY_SALT": SALT,
                 "SERVICE_KEY": keys.private["token"],
                 "SERVICE_PUBLIC_KEYS": keys.public_json,
@@ -303,6 +306,39 @@ async def test_a_row_that_is_refreshed_too_late_makes_its_instance_join_anew(
         await eventually(one.is_current)
 
         assert one.memory.loads == loads + 1
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mends", "refusal"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "READONLY"),
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "OOM"),
+    ],
+    ids=["replica", "full"],
+)
+async def test_nothing_is_loaded_where_no_lease_can_be_had(
+    stores: Stores, service_keys: Keys, tmp_path: Path, breaks: tuple[str, ...], mends: tuple[str, ...], refusal: str
+) -> None:
+    """A Redis that reads and does not write would have every instance load all of its memory, several times a second, for nothing."""
+    url = f"redis://127.0.0.1:{(port := free_port())}"
+    valkey = [str(embedded.valkey_binary()), "--port", str(port), "--save", "", "--dir", str(tmp_path)]
+    async with AsyncExitStack() as stack:
+        stack.enter_context(process(valkey, log=tmp_path / "valkey.log"))
+        redis: Any = await stack.enter_async_context(aioredis.Redis.from_url(url))
+
+        async def refused() -> bool:
+            return int((await redis.info("errorstats")).get(f"errorstat_{refusal}", {"count": 0})["count"]) > 10
+
+        one = await stack.enter_async_context(member(stores, service_keys, redis_url=url))
+        await eventually(one.is_current)
+        await redis.execute_command(*breaks)
+        await eventually(refused, within=20)
+
+        assert one.memory.loads == 1
+        assert not one.coherence.is_current
+        await redis.execute_command(*mends)
+        await eventually(one.is_current)
+        assert one.memory.loads == 2
 
 
 async def _not(question: Callable[[], Awaitable[bool]]) -> bool:
