@@ -72,11 +72,15 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is known. `through`: everything that was acknowledged until then, by `now()`, is in it."""
+    """What is known.
+
+    tenant_id  of whose tokens it is, as text; empty while that is not known
+    through    everything that was acknowledged until then, by `now()`, is in it
+    """
 
     keys: Mapping[str, Key]
     revoked: Revoked
-    tenant_id: UUID | None
+    tenant_id: str
     through: float
 
 
@@ -105,7 +109,7 @@ class Feed:
         self._got_checkpoint = False
         self._has_keys = False
         self.first_checkpoint = asyncio.Event()
-        self.view = View({}, Revoked(), tenant_id, float("-inf"))
+        self.view = View({}, Revoked(), str(tenant_id or ""), float("-inf"))
 
     async def run(self) -> None:
         """Follow the stream until cancelled, whatever happens to it."""
@@ -179,7 +183,7 @@ class Feed:
             elapsed = message.checkpoint.elapsed.ToTimedelta().total_seconds()
             through = max(through, min(began + elapsed * (1 - DRIFT), self._clock()))
         if keys is not self.view.keys or revoked is not self.view.revoked or through != self.view.through:
-            self.view = View(keys, revoked, self._tenant_id, through)
+            self.view = View(keys, revoked, str(self._tenant_id or ""), through)
         if message.cursor and self._draft is None:
             self._cursor = message.cursor
         if message.HasField("checkpoint"):

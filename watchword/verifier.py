@@ -287,9 +287,10 @@ class TokenVerifier:
             claims = parse(body)
         except Malformed:
             raise TokenMalformed from None
-        if claims.tenant_id != view.tenant_id:  # of whose revocations nothing is known here
+        principal = principal_of(claims)
+        if principal.tenant_id != view.tenant_id:  # of whose revocations nothing is known here
             raise KeyUnknown
-        return tuple.__new__(_Known, (claims, principal_of(claims), header.kid))  # as in principal_of
+        return tuple.__new__(_Known, (claims, principal, header.kid))  # as in principal_of
 
     def _key(self, kid: str, view: View) -> Key:
         key = view.keys.get(kid)
@@ -301,4 +302,4 @@ class TokenVerifier:
 
 
 _REFUSALS = {token_pb2.TokenStatus.Value(verdict.value): refusal for verdict, refusal in REFUSALS.items()}
-_NOTHING = View({}, Revoked(), None, float("-inf"))
+_NOTHING = View({}, Revoked(), "", float("-inf"))

@@ -1,6 +1,7 @@
 """What a verifier in another process holds: the key set, and what is revoked. And that the package needs no more than it says."""
 
 import ast
+import hashlib
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -185,6 +187,87 @@ def claims(*, rev: int = 100, iat: int = int(NOW), sid: UUID | None = SESSION) -
 
 def revoked(kind: RevokedKind = RevokedKind.TOKEN, key: UUID = TOKEN, *, life: float = 300, **fields: Any) -> Revocation:
     return Revocation(tenant_id=TENANT, kind=kind, key=key, expire_time=at(NOW + life), **{"revision": 1, **fields})
+
+
+PARTS = {  # of what a signature covers, of 256 bytes: RFC 8017 section 9.2
+    "start": b"\0\1",
+    "info": bytes.fromhex("3031300d060960864801650304020105000420"),
+    "digest": hashlib.sha256(SIGNED).digest(),
+}
+INFOS = {
+    "without NULL": "302f300b06096086480165030402010420",
+    "of SHA-512/256": "3031300d060960864801650304020605000420",
+    "of SHA3-256": "3031300d060960864801650304020805000420",
+    "with a length in two bytes": "308131300d060960864801650304020105000420",
+}
+
+
+def block(start: bytes, info: bytes, digest: bytes, *, after: bytes = b"", padding: bytes = b"", zero: bytes = b"\0") -> bytes:
+    """Return a block as long as the key: padding of ones, unless another is given."""
+    rest = zero + info + digest + after
+    return start + (padding or b"\xff" * (256 - len(start) - len(rest))) + rest
+
+
+BLOCKS = {
+    "garbage after the digest (Bleichenbacher 2006)": block(**PARTS, padding=b"\xff" * 8, after=bytes(194)),
+    "one byte after the digest": block(**PARTS, after=b"\0"),
+    "a byte of the digest missing": block(**{**PARTS, "digest": PARTS["digest"][:-1]}),
+    "another digest": block(**{**PARTS, "digest": bytes(32)}),
+    "no DigestInfo": block(**{**PARTS, "info": b""}),
+    **{f"a DigestInfo {name}": block(**{**PARTS, "info": bytes.fromhex(info)}) for name, info in INFOS.items()},
+    "a hole in the padding": block(**PARTS, padding=b"\xff" * 100 + b"\xfe" + b"\xff" * 101),
+    "a zero in the padding": block(**PARTS, padding=b"\xff" * 100 + b"\0" + b"\xff" * 101),
+    "no zero after the padding": block(**PARTS, zero=b"\xff"),
+    "encrypted, by its first bytes": block(**{**PARTS, "start": b"\0\2"}),
+    "no padding, by its first bytes": block(**{**PARTS, "start": b"\0\0"}),
+    "a first byte that is not zero": block(**{**PARTS, "start": b"\1\1"}),
+}
+
+
+def opening_to(covered: bytes) -> bytes:
+    """Return what RSA makes of any block with the private key."""
+    numbers = RSA.private_numbers()
+    return pow(int.from_bytes(covered, "big"), numbers.d, numbers.public_numbers.n).to_bytes(256, "big")
+
+
+def both_say(signed: bytes, signature: bytes) -> bool:
+    """Whether a signature by RS256 is good to the verifier, which must say what the library's own verification says."""
+    (key,) = read(json.dumps({"keys": [rsa_entry()]})).values()
+    try:
+        RSA.public_key().verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
+        by_the_library = True
+    except InvalidSignature:
+        by_the_library = False
+    assert key.verifies(signed, signature) is by_the_library
+    return by_the_library
+
+
+def test_the_one_right_block_is_good() -> None:
+    """So the blocks below are refused for what is wrong with them."""
+    assert all(len(covered) == 256 for covered in BLOCKS.values())
+    assert opening_to(block(**PARTS)) == SIGNATURES["RS256"]
+    assert both_say(SIGNED, SIGNATURES["RS256"])
+
+
+@pytest.mark.parametrize("wrong", BLOCKS)
+def test_a_signature_that_covers_another_block_is_refused(wrong: str) -> None:
+    """With the private key, which whoever forges lacks: a lenient reading is what makes forging possible without."""
+    assert not both_say(SIGNED, opening_to(BLOCKS[wrong]))
+
+
+def test_a_signature_has_one_spelling() -> None:
+    """Neither zeros more or fewer in front, nor the modulus added."""
+    modulus = RSA.public_key().public_numbers().n
+    texts = [b"%d" % number for number in range(4000)]
+    signatures = ((text, RSA.sign(text, padding.PKCS1v15(), hashes.SHA256())) for text in texts)
+    text, short = next((text, signature) for text, signature in signatures if signature[0] == 0)
+
+    assert both_say(text, short)
+    wrapped = int.from_bytes(short, "big") + modulus
+    for other in (short[1:], short.lstrip(b"\0"), b"\0" + short, short + b"\0", short[:-1], b"", wrapped.to_bytes(257, "big")):
+        assert not both_say(text, other)
+    if wrapped < 1 << 2048:
+        assert not both_say(text, wrapped.to_bytes(256, "big"))
 
 
 def verdict(held: Revoked, **of: Any) -> Verdict:
