@@ -156,12 +156,16 @@ class Feed:
             return await waiting
 
     async def _learn_tenant(self) -> None:
-        """The stream tells of the caller's own tenant: that of the token that this process calls with."""
-        if self._tenant_id is None:
-            try:
-                self._tenant_id = parse(split(await self._own.get())[1]).tenant_id
-            except Malformed:
-                raise FeedBroken("this process calls with a token that does not say its tenant: give tenant_id") from None
+        """The stream tells of the caller's own tenant: that of the token that this process calls with. What is said of another would be missed."""
+        try:
+            own: UUID | None = parse(split(await self._own.get())[1]).tenant_id
+        except Malformed:
+            own = self._tenant_id
+        if own is None:
+            raise FeedBroken("this process calls with a token that does not say its tenant: give tenant_id")
+        if self._tenant_id not in (None, own):
+            raise FeedBroken("this process calls with a token of another tenant than the one whose tokens it verifies")
+        self._tenant_id = own
 
     def _report(self, cursor: str) -> token_pb2.WatchRevocationsRequest:
         return token_pb2.WatchRevocationsRequest(cursor=cursor, key_ids=list(self.view.keys))

@@ -52,7 +52,8 @@ local function standing(grant)
 end
 """
 _STANDING = Script(f"{_OPEN} return standing(0)")
-# Refused where a lease would be: by a replica, and by a server whose memory is full. A field that nobody reads is all that it leaves.
+# Refused where a lease would be: by a replica, and by a server whose memory is full (but for the one time that it begins an epoch there). A field
+# that nobody reads is all that it leaves.
 _REHEARSE = Script(f"{_OPEN} redis.call('HSET', KEYS[1], 'rehearsed', 1) return standing(0)")
 _PUBLISH = Script(f"""{_OPEN}
 for i = 3, #ARGV do

@@ -88,10 +88,12 @@ async def test_a_log_that_no_host_follows_is_none(reply: Standing) -> None:
     with pytest.raises(RedisDown):
         await log.standing()
     with pytest.raises(RedisDown):
+        await log.rehearse()
+    with pytest.raises(RedisDown):
         await log.renew(OWN, "epoch", 7)
 
 
 async def test_a_log_that_a_host_follows_is_one() -> None:
     log = Replies(standing(7, own=7, a=5))
 
-    assert await log.standing() == await log.renew(OWN, "epoch", 7) == standing(7, own=7, a=5)
+    assert await log.standing() == await log.rehearse() == await log.renew(OWN, "epoch", 7) == standing(7, own=7, a=5)

@@ -230,11 +230,11 @@ def opening_to(covered: bytes) -> bytes:
     return pow(int.from_bytes(covered, "big"), numbers.d, numbers.public_numbers.n).to_bytes(256, "big")
 
 
-def both_say(signed: bytes, signature: bytes) -> bool:
+def both_say(signed: bytes, signature: bytes, private: rsa.RSAPrivateKey = RSA) -> bool:
     """Whether a signature by RS256 is good to the verifier, which must say what the library's own verification says."""
-    (key,) = read(json.dumps({"keys": [rsa_entry()]})).values()
+    (key,) = read(json.dumps({"keys": [rsa_entry(private)]})).values()
     try:
-        RSA.public_key().verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
+        private.public_key().verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
         by_the_library = True
     except InvalidSignature:
         by_the_library = False
@@ -256,18 +256,18 @@ def test_a_signature_that_covers_another_block_is_refused(wrong: str) -> None:
 
 
 def test_a_signature_has_one_spelling() -> None:
-    """Neither zeros more or fewer in front, nor the modulus added."""
-    modulus = RSA.public_key().public_numbers().n
-    texts = [b"%d" % number for number in range(4000)]
-    signatures = ((text, RSA.sign(text, padding.PKCS1v15(), hashes.SHA256())) for text in texts)
+    """Neither zeros more or fewer in front, nor the modulus added; also where the modulus leaves bits of its first byte unused."""
+    odd = rsa.generate_private_key(65537, 2050)
+    modulus = odd.public_key().public_numbers().n
+    texts = [b"%d" % number for number in range(200)]
+    signatures = ((text, odd.sign(text, padding.PKCS1v15(), hashes.SHA256())) for text in texts)
     text, short = next((text, signature) for text, signature in signatures if signature[0] == 0)
 
-    assert both_say(text, short)
-    wrapped = int.from_bytes(short, "big") + modulus
-    for other in (short[1:], short.lstrip(b"\0"), b"\0" + short, short + b"\0", short[:-1], b"", wrapped.to_bytes(257, "big")):
-        assert not both_say(text, other)
-    if wrapped < 1 << 2048:
-        assert not both_say(text, wrapped.to_bytes(256, "big"))
+    assert len(short) == 257
+    assert both_say(text, short, odd)
+    wrapped = (int.from_bytes(short, "big") + modulus).to_bytes(257, "big")
+    for other in (short[1:], b"\0" + short, short + b"\0", short[:-1], b"", wrapped):
+        assert not both_say(text, other, odd)
 
 
 def verdict(held: Revoked, **of: Any) -> Verdict:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from tests.conftest import eventually
-from tests.service.watchword.fake import CLIENT, QUICK, FakeSuite, token
+from tests.service.watchword.fake import CLIENT, OTHER_TENANT, QUICK, FakeSuite, token
 from watchword import TokenVerifier
 from watchword.credentials import ClientCredentials, OwnToken
 from watchword.errors import InvalidCredentials, Unavailable
@@ -108,6 +108,16 @@ async def test_any_coroutine_function_can_be_the_source(fake: FakeSuite) -> None
     assert verifier.staleness == timedelta.max
     await verifier.stop()
     assert fake.issued == []
+
+
+async def test_tokens_of_another_tenant_than_ones_own_are_not_verified(fake: FakeSuite) -> None:
+    """The stream tells of the caller's tenant alone: what is revoked in the other would never come, and checkpoints would."""
+    verifier = fake.verifier(tenant_id=OTHER_TENANT)
+    await verifier.start(within=timedelta(seconds=0.2))
+
+    assert verifier.staleness == timedelta.max
+    assert fake.streams == []
+    await verifier.stop()
 
 
 async def test_a_source_that_fails_ends_nothing(fake: FakeSuite) -> None:
