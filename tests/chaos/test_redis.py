@@ -21,7 +21,7 @@ from watchword.rbac.v1 import permission_pb2, rbac_pb2
 from watchword.token.v1 import token_pb2
 
 AT_ONCE = 10  # rounds
-QUESTIONS = 300
+QUESTIONS = 200
 LONGER = 0.010  # seconds that a verification may take in addition while Redis is away
 OUTAGE = 10.0 if LONG else 3.0  # seconds
 HOLDERS = ("token", "rbac")
@@ -89,7 +89,7 @@ async def by_themselves(stack: World, person: Person) -> dict[str, float]:
 async def accepted_anyway(stack: World, person: Person, breaks: Act, mends: Act) -> str:
     """The same with the lease off: something is accepted after its OK."""
     async with stack.without("lease", of=HOLDERS):
-        seen = await through(stack, person, breaks, mends, lasting=6.0)
+        seen = await through(stack, person, breaks, mends, lasting=4.0)
     wrongs = seen.load.wrongs
     assert any("acknowledged" in wrong.why for wrong in wrongs)
     return f"{LEASE_OFF}: {len(wrongs)} accepted of {seen.load.asked_afterwards:,}"
