@@ -29,7 +29,7 @@ P256_BYTES = 32
 _SHA256 = hashes.SHA256()
 _ECDSA = ec.ECDSA(_SHA256)
 _PKCS1 = padding.PKCS1v15()
-_DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # of SHA-256: RFC 8017 section 9.2, note 1
+DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # of SHA-256: RFC 8017 section 9.2, note 1
 _PSS = padding.PSS(padding.MGF1(_SHA256), 32)
 
 Verify = Callable[[bytes, bytes], bool]
@@ -129,7 +129,7 @@ def _rs256(entry: Mapping[str, Any]) -> Verify:
         if len(signature) != size:  # else zeros in front could be left out
             return False
         try:
-            return opened(signature, _PKCS1, None) == _DIGEST_INFO + sha256(signed).digest()
+            return opened(signature, _PKCS1, None) == DIGEST_INFO + sha256(signed).digest()
         except (InvalidSignature, ValueError):
             return False
 

@@ -1,8 +1,7 @@
 """What is revoked in one tenant, in memory, for as long as it can concern a token.
 
 Revocations only ever add up: the same one may come twice, and older states of one after newer ones. They are held by the text of what they name, as
-tokens and principals spell it: to ask about a token that was never seen makes nothing new. Some 180 bytes each, and
-500 where a revision counts.
+tokens and principals spell it: to ask about a token that was never seen makes nothing new. Some 180 bytes each, and 500 where a revision counts.
 """
 
 from collections.abc import Iterator

@@ -17,6 +17,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from watchword.keyset import DIGEST_INFO
+
 LANES = 8
 PLACE = Path(sys.prefix) / "lib" / "libcrypto_mb.watchword.so"  # where scripts/_signing_library puts it
 EXPONENT = 65537  # the only one that the library checks signatures with
@@ -24,7 +26,6 @@ BITS = 2048  # of keys that are worth it: with 3,072 bits OpenSSL is faster, wit
 # In the processor, and allowed by the system. On AVX-IFMA alone the library works with half the lanes, which nobody has measured here.
 _AVX512_IFMA = 0x300000000
 _OK = 0
-_DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # of SHA-256: RFC 8017 section 9.2, note 1
 
 _Pointers = c_void_p * LANES
 # Of rows of pointers, the key's bits, and two pointers that may be null; returns four bits a lane, zero if all went well.
@@ -72,7 +73,7 @@ class Lanes:
         numbers, size = private.private_numbers(), private.key_size // 8
         self._library = library
         self._bits, self._size = private.key_size, size
-        self._padding = b"\0\1".ljust(size - len(_DIGEST_INFO) - 33, b"\xff") + b"\0" + _DIGEST_INFO
+        self._padding = b"\0\1".ljust(size - len(DIGEST_INFO) - 33, b"\xff") + b"\0" + DIGEST_INFO
         halves = (numbers.p, numbers.q, numbers.dmp1, numbers.dmq1, numbers.iqmp)
         self._halves = [_Row.of_one(half.to_bytes(size // 2, "little")) for half in halves]
         self._modulus = _Row.of_one(numbers.public_numbers.n.to_bytes(size, "little"))

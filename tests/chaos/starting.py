@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 import grpc
@@ -15,7 +16,6 @@ from tests.service.token.inquiry import now
 from tests.suite.conftest import Person, login
 from watchword.identity.v1 import authentication_pb2, authentication_pb2_grpc
 from watchword.rbac.v1 import permission_pb2, permission_pb2_grpc, rbac_pb2
-from watchword.token.v1 import token_pb2, token_pb2_grpc
 
 UNANSWERED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 SOON = 20.0  # seconds
@@ -25,13 +25,13 @@ SOON = 20.0  # seconds
 class Question:
     """A question with one right answer: a word, or the name of a gRPC code."""
 
-    ask: Callable[[grpc.aio.Channel], Awaitable[str]]
+    ask: Callable[[], Awaitable[str]]
     right: str
 
-    async def wrong(self, channel: grpc.aio.Channel, *, must_be_answered: bool) -> list[str]:
+    async def wrong(self, *, must_be_answered: bool) -> list[str]:
         """Ask; return what was said, unless it is right. No answer is none, unless there must be one."""
         try:
-            said = await self.ask(channel)
+            said = await self.ask()
         except grpc.aio.AioRpcError as error:
             said = error.code().name
             if error.code() in UNANSWERED and not must_be_answered:
@@ -41,24 +41,14 @@ class Question:
 
 async def about_tokens(stack: World) -> list[Question]:
     """A good token, a revoked one, and whether one can be had."""
-    other = Teller(stack, stack.pair("token")[1])
+    one, other = (Teller(stack, name) for name in stack.pair("token"))
     good, bad = await other.issue(), await other.issue()
     await other.revoke(bad)
 
-    def verify(token: str) -> Callable[[grpc.aio.Channel], Awaitable[str]]:
-        async def ask(channel: grpc.aio.Channel) -> str:
-            stub, request = token_pb2_grpc.TokenServiceStub(channel), token_pb2.VerifyTokenRequest(token=token)
-            return token_pb2.TokenStatus.Name((await stub.VerifyToken(request, metadata=stack.peer("identity", to="token"), timeout=DEADLINE)).status)
+    async def issue() -> str:
+        return "issued" if await one.issue() else "nothing"
 
-        return ask
-
-    async def issue(channel: grpc.aio.Channel) -> str:
-        request = token_pb2.IssueTokenRequest(subject=str(uuid4()), tenant_id=TENANT, type=token_pb2.PRINCIPAL_TYPE_USER)
-        stub = token_pb2_grpc.TokenServiceStub(channel)
-        answer = await stub.IssueToken(request, metadata=stack.peer("identity", to="token"), timeout=DEADLINE)
-        return "issued" if answer.tokens.access_token else "nothing"
-
-    return [Question(verify(good), "VALID"), Question(verify(bad), "REVOKED"), Question(issue, "issued")]
+    return [Question(partial(one.says, good), "VALID"), Question(partial(one.says, bad), "REVOKED"), Question(issue, "issued")]
 
 
 async def about_permissions(stack: World, person: Person) -> list[Question]:
@@ -71,17 +61,14 @@ async def about_permissions(stack: World, person: Person) -> list[Question]:
     removal = rbac_pb2.DeleteRoleBindingRequest(role_binding_id=made[1].role_binding.id, request_id=str(uuid4()))
     await stack.grpc.bindings.DeleteRoleBinding(removal, metadata=person.metadata, timeout=DEADLINE)
 
-    def check(user: rbac_pb2.Subject) -> Callable[[grpc.aio.Channel], Awaitable[str]]:
+    stub = permission_pb2_grpc.PermissionServiceStub(first(stack, "rbac"))
+
+    async def check(user: rbac_pb2.Subject) -> str:
         question = permission_pb2.CheckPermissionRequest(subject=user, permission="starting.read", tenant_id=TENANT)
+        answer = await stub.CheckPermission(question, metadata=stack.peer("identity", to="rbac"), timeout=DEADLINE)
+        return permission_pb2.Decision.Name(answer.decision)
 
-        async def ask(channel: grpc.aio.Channel) -> str:
-            stub = permission_pb2_grpc.PermissionServiceStub(channel)
-            answer = await stub.CheckPermission(question, metadata=stack.peer("identity", to="rbac"), timeout=DEADLINE)
-            return permission_pb2.Decision.Name(answer.decision)
-
-        return ask
-
-    return [Question(check(users[0]), "ALLOW"), Question(check(users[1]), "DENY")]
+    return [Question(partial(check, users[0]), "ALLOW"), Question(partial(check, users[1]), "DENY")]
 
 
 async def about_callers(stack: World, person: Person) -> list[Question]:
@@ -90,27 +77,31 @@ async def about_callers(stack: World, person: Person) -> list[Question]:
     async with stack.rest as rest:
         assert (await rest.post("/v1/auth/logout", json={}, headers=gone.headers)).status_code == 200
 
-    def me(who: Person) -> Callable[[grpc.aio.Channel], Awaitable[str]]:
-        async def ask(channel: grpc.aio.Channel) -> str:
-            stub = authentication_pb2_grpc.AuthenticationServiceStub(channel)
-            answer = await stub.GetMe(authentication_pb2.GetMeRequest(), metadata=who.metadata, timeout=DEADLINE)
-            return "let in" if answer.user.id == who.id else "somebody else"
+    stub = authentication_pb2_grpc.AuthenticationServiceStub(first(stack, "identity"))
 
-        return ask
+    async def me(who: Person) -> str:
+        answer = await stub.GetMe(authentication_pb2.GetMeRequest(), metadata=who.metadata, timeout=DEADLINE)
+        return "let in" if answer.user.id == who.id else "somebody else"
 
-    return [Question(me(person), "let in"), Question(me(gone), "UNAUTHENTICATED")]
+    return [Question(partial(me, person), "let in"), Question(partial(me, gone), "UNAUTHENTICATED")]
 
 
-async def start(stack: World, name: str, questions: Sequence[Question]) -> tuple[float, list[str]]:
+def first(stack: World, service: str) -> grpc.aio.Channel:
+    """Return a channel to a service's first instance, which keeps its address when it is started again."""
+    name = stack.pair(service)[0]
+    return stack.channel(next(one.address for one in stack.now() if one.name == name))
+
+
+async def start(stack: World, service: str, questions: Sequence[Question]) -> tuple[float, list[str]]:
     """Start an instance; return how long it took to serve, and what it said wrongly before, and after it said that it serves."""
 
     async def wrong(*, must_be_answered: bool) -> list[str]:
-        return [word for question in questions for word in await question.wrong(channel, must_be_answered=must_be_answered)]
+        return [word for question in questions for word in await question.wrong(must_be_answered=must_be_answered)]
 
+    name, channel = stack.pair(service)[0], first(stack, service)
     await stack.end(name)
     found, began = list[str](), now()
     starting = asyncio.create_task(stack.begin(name))
-    channel = stack.channel(next(one.address for one in stack.now() if one.name == name))
     while not await says_serving(channel):
         found += await wrong(must_be_answered=False)
         assert now() < began + SOON
@@ -122,7 +113,6 @@ async def start(stack: World, name: str, questions: Sequence[Question]) -> tuple
 
 async def starts(stack: World, service: str, questions: Sequence[Question], count: int) -> tuple[list[float], list[str]]:
     """Start an instance so many times; return how long each took, the shortest first, and what was said wrongly."""
-    name = stack.pair(service)[0]
-    done = [await start(stack, name, questions) for _ in range(count)]
+    done = [await start(stack, service, questions) for _ in range(count)]
     await stack.whole()
     return sorted(took for took, _ in done), [word for _, words in done for word in words]
