@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import structlog
 
+from services.chassis.ending import end
 from services.chassis.lease_log import Entry, Grant, LeaseLog, Standing
 from services.chassis.outbox import Mode, Outbox
 from services.chassis.redis import RedisDown
@@ -249,14 +250,6 @@ class Coherence:
         while True:
             await _quietly(self._register())
             await asyncio.sleep(REGISTER_EVERY)
-
-
-async def end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: before Python 3.12 `asyncio.wait_for`, which redis-py uses, can lose a cancellation."""
-    while left := [task for task in tasks if not task.done()]:
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=RETRY_EVERY)
 
 
 async def _quietly(doing: Awaitable[None]) -> None:

@@ -15,8 +15,9 @@ from datetime import timedelta
 
 import structlog
 
-from services.chassis.coherence import LEASE, REGISTERED_FOR, Coherence, Replica, end, now
+from services.chassis.coherence import LEASE, REGISTERED_FOR, Coherence, Replica, now
 from services.chassis.crashpoint import crashpoint
+from services.chassis.ending import end
 from services.chassis.lease_log import LeaseLog, Standing
 from services.chassis.outbox import Outbox
 from services.chassis.postgres import Posted

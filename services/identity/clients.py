@@ -128,6 +128,10 @@ class Clients:
 
         Raises  NotFound, PermissionDenied, FanoutPending
         """
+        async with self._tasks.settled(client_id, call):
+            return await self._delete(client_id, call)
+
+    async def _delete(self, client_id: UUID, call: Call) -> str:
         kept = await self._database.kept(call, Began)
         if kept is not None:
             return await self._tasks.settle(kept.task_id, call)

@@ -145,9 +145,15 @@ class MailRoom:
         self._service_name = service_name
 
     async def send_due(self) -> int:
-        """Send the mails that are due; return how many were sent. One that cannot be read or written keeps no other from being sent."""
+        """Send mails that are due; return how many were sent. One that cannot be read or written keeps no other from being sent.
+
+        Each is taken when its turn comes: a slow mail server must not let one that waits for it come up again elsewhere.
+        """
         sent = 0
-        for order in await self._orders.take_due(BATCH):
+        for _ in range(BATCH):
+            order = await self._orders.take_due()
+            if order is None:
+                break
             try:
                 sent += await (self._put_by(order) if isinstance(order, UnreadableMail) else self._send(order))
             except WatchwordError:

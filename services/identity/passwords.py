@@ -27,7 +27,7 @@ MAX_JUDGED = 40  # characters that zxcvbn sees: its cost grows with the square
 # more than a few kinds are shown to it as one sign that means nothing. Worst of 3,000 random ones: 40 ms of CPU; with all kinds shown, over 4 s.
 LEET = frozenset("@({[<!|$+%")
 MAX_LEET = 2
-MIN_SCORE = 2  # of zxcvbn's 0 to 4: more than 10^6 guesses, where `attempts` allows about a hundred a day
+MIN_SCORE = 2  # of zxcvbn's 0 to 4: more than 10^6 guesses; `attempts` allows a name at most a hundred an hour, so that they take more than a year
 MIN_OF_ITS_OWN = 4  # characters that a password must have besides names
 CONTEXT_WORDS = ("watchword", "password", "admin")  # ASVS 6.2.11: words of the service itself
 

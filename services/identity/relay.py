@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from services.chassis.ending import end
 from watchword.errors import WatchwordError
 
 LOOK_EVERY = 1.0  # seconds
@@ -21,9 +22,7 @@ async def relayed(works: Sequence[tuple[str, float, Work]]) -> AsyncIterator[Non
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
 
 async def _repeat(name: str, every: float, work: Work) -> None:

@@ -6,7 +6,8 @@ FanoutPending, any instance's relay goes on trying, and the same request_id asks
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from services.chassis.call import Call
 from services.chassis.crashpoint import crashpoint
 from services.chassis.postgres import new_id
 from services.chassis.tenancy import TenantId
-from watchword.errors import FanoutPending, WatchwordError
+from watchword.errors import FanoutPending, NotFound, WatchwordError
 
 if TYPE_CHECKING:
     from services.identity.store.outbox import TaskStore
@@ -93,17 +94,24 @@ class Tasks:
         if found is None:
             return ""
         task, token = found
-        if token is not None:
-            return token
-        try:
-            return await self._do(task, call)
-        except WatchwordError as error:
-            log.warning("task_postponed", kind=task.kind, cause=error.reason)
-            raise FanoutPending from error
+        return await self._do_now(task, call) if token is None else token
 
-    async def settle_all(self, target_id: UUID, call: Call) -> None:
+    @asynccontextmanager
+    async def settled(self, target_id: UUID, call: Call) -> AsyncIterator[None]:
+        """Let NotFound pass once all is done that was to be done when the account or client was deleted. Raises FanoutPending before that.
+
+        For changes that take something away: who repeats one without its request_id must not hear that there is nothing, and take that for done.
+        """
+        try:
+            yield
+        except NotFound:
+            for task in await self._store.list_open(call.caller.tenant_id, target_id):
+                await self._do_now(task, call)
+            raise
+
+    async def settle_all(self, tenant_id: TenantId, target_id: UUID, call: Call) -> None:
         """Do what is still to be done about an account. Raises what the peer raises."""
-        for task in await self._store.list_open(target_id):
+        for task in await self._store.list_open(tenant_id, target_id):
             await self._do(task, call)
 
     async def do_due(self) -> int:
@@ -118,6 +126,13 @@ class Tasks:
             log.warning("task_postponed", kind=task.kind, cause=error.reason)
             return False
         return True
+
+    async def _do_now(self, task: Task, call: Call) -> str:
+        try:
+            return await self._do(task, call)
+        except WatchwordError as error:
+            log.warning("task_postponed", kind=task.kind, cause=error.reason)
+            raise FanoutPending from error
 
     async def _do(self, task: Task, call: Call | None) -> str:
         perform = self._bind if task.kind is TaskKind.BIND_ROLE else self._revoke

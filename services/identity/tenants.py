@@ -120,7 +120,7 @@ class Tenants:
 
     async def settle_administrator(self, account_id: UUID, call: Call) -> None:
         """Do what rbac must still do about an administrator, if anything. Raises what rbac raises."""
-        await self._tasks.settle_all(account_id, call)
+        await self._tasks.settle_all(DEFAULT_TENANT, account_id, call)
 
     async def has_administrator(self, account_id: UUID | None, call: Call) -> bool:
         """Return whether the default tenant has an administrator: it was given one before, or `account_id` is one. Raises what rbac raises.

@@ -40,6 +40,10 @@ class UserSessions:
         One that is over already is ended again: the call may repeat one that was not confirmed everywhere.
         Raises  NotFound, also for a session of somebody else; PermissionDenied, FanoutPending
         """
+        async with self._tasks.settled(account_id, call):
+            return await self._revoke(account_id, session_id, call)
+
+    async def _revoke(self, account_id: UUID, session_id: UUID, call: Call) -> str:
         account = await self._users.require_authority(account_id, call)
         kept = await self._database.kept(call, Began)
         if kept is not None:

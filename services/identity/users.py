@@ -169,6 +169,10 @@ class Users:
     async def disable(self, account_id: UUID, call: Call) -> tuple[Account, str]:
         """Keep an account out; return it with a consistency token. Raises NotFound, PreconditionFailed, FanoutPending."""
         _refuse_self(account_id, call)
+        async with self._tasks.settled(account_id, call):
+            return await self._disable(account_id, call)
+
+    async def _disable(self, account_id: UUID, call: Call) -> tuple[Account, str]:
         await self.require_authority(account_id, call)
 
         async def effect(change: Change) -> Disabled:
@@ -211,10 +215,15 @@ class Users:
     async def delete(self, account_id: UUID, etag: str, call: Call) -> str:
         """Delete an account with all its roles; its names become free. Return a consistency token.
 
-        Its roles go first: a crash in between leaves an account that may do nothing, and the call can be repeated.
+        Its roles go first: a crash in between leaves an account that may do nothing, and the call can be repeated. So the etag is judged before;
+        whoever changes the account after that changes one that is being deleted.
         Raises  NotFound, EtagMismatch, PreconditionFailed, PermissionDenied, LastAdministrator, FanoutPending
         """
         _refuse_self(account_id, call)
+        async with self._tasks.settled(account_id, call):
+            return await self._delete(account_id, etag, call)
+
+    async def _delete(self, account_id: UUID, etag: str, call: Call) -> str:
         kept = await self._database.kept(call, Began)
         if kept is not None:
             return await self._tasks.settle(kept.task_id, call)
@@ -223,7 +232,6 @@ class Users:
 
         async def effect(change: Change) -> Began:
             account = _found(await self._accounts.lock(change, call.caller.tenant_id, account_id))
-            _require_etag(account, etag)
             await self._accounts.delete(change, account)
             change.audit(AuditEvent("user_deleted", "user", str(account_id)))
             task = revoke_subject(account.tenant_id, account_id, "user_deleted", is_disabled=True)
@@ -234,6 +242,10 @@ class Users:
 
     async def revoke_tokens(self, account_id: UUID, call: Call) -> str:
         """End all sessions of an account; return a consistency token. Raises NotFound, PermissionDenied, FanoutPending."""
+        async with self._tasks.settled(account_id, call):
+            return await self._revoke_tokens(account_id, call)
+
+    async def _revoke_tokens(self, account_id: UUID, call: Call) -> str:
         await self.require_authority(account_id, call)
 
         async def effect(change: Change) -> Began:

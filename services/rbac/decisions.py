@@ -183,7 +183,10 @@ def _end(terms: Terms, login: Login) -> datetime | None:
     """Return when a grant ends by itself: with its binding, or when the login is too old for it."""
     if terms.max_age is None or login.time is None:
         return terms.expire_time
-    too_old = login.time + terms.max_age
+    try:
+        too_old = login.time + terms.max_age
+    except OverflowError:  # after the year 9999
+        return terms.expire_time
     return too_old if terms.expire_time is None else min(too_old, terms.expire_time)
 
 

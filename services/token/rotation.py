@@ -16,6 +16,7 @@ import structlog
 
 from services.chassis.call import Call, Caller, CallerKind
 from services.chassis.crashpoint import crashpoint
+from services.chassis.ending import end
 from services.token.key_pairs import KeyPair, UnusableKey, generate
 from services.token.keys import KeyRing, KeyState, Snapshot, StoredKey
 from services.token.sessions import MAX_ACCESS_LIFE
@@ -180,8 +181,7 @@ class Rotation:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end([task])
 
     async def _look_after(self) -> None:
         pause = min(LOOK_EVERY, self._policy.max_age.total_seconds() / 2)

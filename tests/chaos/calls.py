@@ -51,6 +51,11 @@ class Log:
         return max((call.took for call in self.calls), default=0.0)
 
     @property
+    def quickest(self) -> float:
+        """The seconds of the quickest."""
+        return min((call.took for call in self.calls), default=0.0)
+
+    @property
     def p99(self) -> float:
         """The seconds within which 99 of 100 were answered."""
         took = sorted(call.took for call in self.calls)

@@ -28,7 +28,7 @@ import msgspec
 
 from services import embedded
 from services.chassis import crashpoint
-from services.chassis.coherence import end
+from services.chassis.ending import end
 from services.chassis.migrate import migrate
 from services.up.probes import grpc_serving, until_healthy
 from tests.chaos.durable_zygote import News, Order

@@ -2,11 +2,12 @@
 
 import os
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.marked import put
-from tests.chaos.record import Row, rows, write
+from tests.chaos.record import FAILED, Row, rows, write
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "tests" / "chaos" / "results.json"
@@ -25,7 +26,11 @@ def main() -> None:
     """Take the results of a run over."""
     found, seconds = Path(sys.argv[1]), int(sys.argv[2])
     kept = rows(found)
-    summary = f"The last full run: {datetime.now(UTC):%Y-%m-%d}, {seconds // 60} minutes, {os.cpu_count()} cores, {len(kept)} rows."
+    kept += [replace(one, seen=f"**{FAILED}**: it was not run", without="") for one in rows(COMMITTED) if one.row not in {new.row for new in kept}]
+    failed = [one.row for one in kept if one.seen.startswith(f"**{FAILED}")]
+    told = f"{len(failed)} of them failed: {', '.join(failed)}" if failed else "none of them failed"
+    minutes = f"{seconds // 60}:{seconds % 60:02} minutes"
+    summary = f"The last full run: {datetime.now(UTC):%Y-%m-%d}, {minutes}, {os.cpu_count()} cores, {len(kept)} rows; {told}."
     write(COMMITTED, kept)
     PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), BEGIN, table(kept, summary)), encoding="utf-8")
 

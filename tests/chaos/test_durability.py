@@ -118,13 +118,14 @@ async def test_a_replaced_password_and_its_tokens_are_worth_nothing(town: Town) 
     points, backends = (*CHANGE, *own[1:]), ("change.before_commit", *own[:2])
 
     tally = await tried(town, points, [ChangePassword], backends=backends, brief=own, rounds=MOST)  # each round costs five hashes
-    tally.add(await tried(town, ("code.after_redeem", "task.before_doing"), [ResetPassword], backends=("code.after_redeem",), rounds=REST))
+    reset = ("code.after_redeem", "task.before_doing")
+    tally.add(await tried(town, reset, [ResetPassword], backends=("code.after_redeem",), rounds=REST))
 
     assert tally.broken == []
     forgotten = await undefended(town, "change.after_commit", ChangePassword, "task in the transaction")
     record(
         "D02",
-        broken="ChangePassword and ResetPassword: identity, or its Postgres backend, killed at 11 points",
+        broken=f"ChangePassword and ResetPassword: identity, or its Postgres backend, killed at {len({*points, *backends, *reset})} points",
         promised="old password, access tokens and refresh tokens are refused everywhere whenever OK was seen",
         seen=str(tally),
         without=f"the order to token kept in memory: {forgotten}",
@@ -151,7 +152,8 @@ async def test_what_was_revoked_stays_revoked(town: Town, deaf_town: Town) -> No
     deaf = await undefended(deaf_town, "change.after_commit", RevokeToken, "outbox")
     record(
         "D03",
-        broken="RevokeToken, RevokeTokens, LogoutAll, DisableUser: instance, backend, Redis killed at 12 points; then everything at once",
+        broken="RevokeToken, RevokeTokens, LogoutAll, DisableUser: instance, backend, Redis killed "
+        f"at {len({*points, *tasks})} points; then everything at once",
         promised="refused everywhere from the answer on, also after all is restarted; the outbox is resumed within a second, by the next one too",
         seen=f"{tally}; without a repeat refused everywhere after at most {max(waited):.2f} s, the second instance that passed it on having died too",
         without=f"relay off: {deaf}",

@@ -12,6 +12,7 @@ from tests.chaos.load import Load
 from tests.chaos.record import record
 from tests.chaos.rows import failures, last, sound
 from tests.chaos.teller import Teller
+from tests.chaos.test_redis import LONGER, alone
 from tests.chaos.world import SERVICES, World
 from tests.service.token.inquiry import now
 from tests.suite.conftest import Person
@@ -21,7 +22,8 @@ OUTAGE = 5.0 if LONG else 2.0  # seconds
 FROZEN = 10.0  # seconds
 TERMINATIONS = 10
 SLOW = 0.1  # seconds each way
-REFUSALS = {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}  # the pool is full, it could not grow in time, there was no more time
+CROWD = 120  # callers at once
+PATIENT = 15.0  # seconds: the deadline of one who has time
 
 
 async def out_of_order(stack: World, load: Load, number: str, seconds: float) -> tuple[float, float]:
@@ -53,17 +55,17 @@ async def test_f05_postgres_is_killed(stack: World, person: Person) -> None:
         promised="no check fails; changes are answered within a second; all is normal 2 s after it accepts; nothing acknowledged is lost",
         seen=f"{failures(outage.of(*CHECKS))} checks failed; changes were refused within {ms(outage.of(*WRITES).slowest)}; "
         f"normal after {ms(recovery)}; no process restarted; {said}",
-        without=f"{await never_remembering(stack, person)}; {await not_written(stack, person)}" if LONG else "",
+        without=f"{await never_remembering(stack, person, 'KILL', OUTAGE)}; {await not_written(stack, person)}" if LONG else "",
     )
     assert recovery < 2.0
     assert outage.of(*WRITES).slowest < (1.0 if LONG else 1.5)
 
 
-async def never_remembering(stack: World, person: Person) -> str:
+async def never_remembering(stack: World, person: Person, number: str, seconds: float) -> str:
     """Memory off."""
     async with stack.without("memory", of=("token",)):
         async with (load := Load(stack, person)).running():
-            await out_of_order(stack, load, "KILL", OUTAGE)
+            await out_of_order(stack, load, number, seconds)
         checks = load.log.of("VerifyToken")
     assert checks.failed
     return f"memory off: {failures(checks)} verifications failed"
@@ -100,7 +102,7 @@ async def test_f05b_postgres_is_restarted(stack: World, person: Person) -> None:
         broken="Postgres, restarted by its operator (fast)",
         promised="no check fails; changes are out for 3 s at most",
         seen=f"{failures(load.log.of(*CHECKS))} checks failed; no role could be made for {ms(gap)}; {said}",
-        without="see F05",
+        without=await never_remembering(stack, person, "INT", 0.0),
     )
     assert gap < 3.0
 
@@ -183,53 +185,73 @@ async def test_f08_sessions_are_terminated(stack: World, person: Person) -> None
     )
 
 
+async def crowd(stack: World, person: Person) -> tuple[Log, Log]:
+    """Want many roles at once at one instance, with time enough; return which were made, and which were refused."""
+    asked = Log(list(await asyncio.gather(*(create(stack, person, deadline=PATIENT) for _ in range(CROWD)))))
+    return Log([call for call in asked.calls if not call.failure]), Log(asked.failed)
+
+
 async def test_f12_postgres_is_far_away(stack: World, person: Person) -> None:
     """+200 ms a question: memory does not notice; who would wait too long for a connection is refused."""
+
+    async def breaks() -> None:
+        await stack.wires("slow", "postgres", value=SLOW)
+
+    async def mends() -> None:
+        await stack.wires("restore", "postgres")
+
     async with (load := Load(stack, person)).running():
         before = now()
         await last(5.0)
         began = now()
-        await stack.wires("slow", "postgres", value=SLOW)
+        await breaks()
         await last(5.0)
-        crowd = await asyncio.gather(*(create(stack, person) for _ in range(120)))
-        await stack.wires("restore", "postgres")
+        made, refused = await crowd(stack, person)
+        await mends()
         ended = now()
         await load.goes_on()
 
     idle, slow = load.log.of("VerifyToken").between(before, began), load.log.of("VerifyToken").between(began, began + 5.0)
-    refused = Log([call for call in crowd if call.failure])
     assert load.log.of("VerifyToken").failed == []
     recovery, said = load.log.recovery(ended, (*READS, *WRITES)), await sound(load)
+    asked = await alone(stack, person, breaks, mends)
     async with stack.without("memory", of=("token",)):
-        await stack.wires("slow", "postgres", value=SLOW)
+        await breaks()
         teller = Teller(stack, stack.pair("token")[0])
         token, began = await teller.issue(), now()
         for _ in range(20):
             assert await teller.says(token) == "VALID"
         asking = (now() - began) / 20
-        await stack.wires("restore", "postgres")
+        await mends()
+    async with stack.without("bounds", of=("rbac",)):
+        await breaks()
+        _, unbound = await crowd(stack, person)
+        await mends()
     record(
         "F12",
         broken="Postgres is 200 ms further away",
-        promised="VerifyToken does not notice; who finds no connection within a second is refused; normal 2 s after it is over",
-        seen=f"VerifyToken p99 {ms(slow.p99)} ({ms(idle.p99)} before); of 120 roles at once at one instance "
-        f"{len(refused.calls)} were refused, within {ms(refused.slowest)}; normal after {ms(recovery)}; {said}",
-        without=f"memory off: VerifyToken takes {ms(asking)}",
+        promised="VerifyToken does not notice (by itself at most 10 ms more, p99); who finds no connection within a second is refused, "
+        "the others are served; normal 2 s after it is over",
+        seen=f"VerifyToken p99 {ms(slow.p99)} ({ms(idle.p99)} before), by itself {asked.slower('VerifyToken') * 1000:+.1f} ms; "
+        f"of {CROWD} roles at once at one instance {len(made.calls)} were made and {len(refused.calls)} refused, "
+        f"the first after {ms(refused.quickest)}, the last after {ms(refused.slowest)}; normal after {ms(recovery)}; {said}",
+        without=f"memory off: VerifyToken takes {ms(asking)}; no time limits: {len(unbound.calls)} refused, the last after {ms(unbound.slowest)}",
     )
-    assert slow.p99 < max(idle.p99 * 1.2, idle.p99 + 0.05)
-    assert "RESOURCE_EXHAUSTED" in {call.failure for call in refused.calls} <= REFUSALS
-    assert refused.slowest < 2.5
+    assert asked.slower("VerifyToken") < LONGER
+    assert made.calls
+    assert {call.failure for call in refused.calls} == {"RESOURCE_EXHAUSTED"}
+    assert refused.slowest < 2.0
     assert recovery < 2.0
     assert asking > 0.2
 
 
-async def create(stack: World, person: Person) -> Call:
-    """Ask one instance of rbac for a role, past Envoy, and name no deadline."""
+async def create(stack: World, person: Person, *, deadline: float | None = None) -> Call:
+    """Ask one instance of rbac for a role, past Envoy."""
     stub = rbac_pb2_grpc.RoleServiceStub(stack.channel(next(one.address for one in stack.now() if one.service == "rbac")))
     began, failure = now(), ""
     try:
         request = rbac_pb2.CreateRoleRequest(name=f"crowd-{uuid4()}", permissions=["a.b"])
-        await asyncio.wait_for(stub.CreateRole(request, metadata=person.metadata), 2 * FROZEN)
+        await asyncio.wait_for(stub.CreateRole(request, metadata=person.metadata, timeout=deadline), 2 * FROZEN)
     except grpc.aio.AioRpcError as error:
         failure = error.code().name
     return Call("create", began, now() - began, failure)

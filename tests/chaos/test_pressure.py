@@ -81,15 +81,15 @@ async def test_f23b_clocks_differ(stack: World) -> None:
     refused = [said for seconds in skews for said in await skewed(stack, rounds, f"clock{seconds:+d}", *(["comparison"] if seconds > 2 else []))]
 
     assert refused == []
-    at = {after: await said_after(stack, TTL + after) for after in (3, 7)}
-    assert at == {3: "VALID", 7: "EXPIRED"}
+    at = {after: await said_after(stack, TTL + after) for after in (3, 6)}
+    assert at == {3: "VALID", 6: "EXPIRED"}
     strict = await skewed(stack, 20, "clock-2", "leeway")
     assert strict
     record(
         "F23b",
         broken="one instance's clock is 1, 2 and 4 s ahead of the other's, and it serves in spite of it",
         promised="no new token is refused by either; none is accepted later than 5 s after its end",
-        seen=f"0 of {rounds * 2 * len(skews):,} refused; 3 s after its end {at[3]}, 7 s after it {at[7]}",
+        seen=f"0 of {rounds * 2 * len(skews):,} refused; 3 s after its end {at[3]}, 6 s after it {at[6]}",
         without=f"no leeway, 2 s: {len(strict)} of 40 refused ({strict[0]})",
     )
 
@@ -140,13 +140,14 @@ async def test_f28_others_want_the_processor(stack: World, person: Person, tmp_p
     load, health, fewest = await crowded(stack, person, tmp_path)
 
     assert min(fewest.values()) >= 1
+    assert load.log.of(*CHECKS).failed == []
     said = await sound(load)
     async with stack.without("priority", of=SERVICES):
         starved, yielding, _ = await crowded(stack, person, tmp_path)
     record(
         "F28",
         broken=f"two busy processes on {os.cpu_count()} cores for {BUSY:.0f} s",
-        promised="health answers within 300 ms (p99), checks within 2 s; never all instances of a service are out",
+        promised="health answers within 300 ms (p99), checks within 2 s, and none fails; never all instances of a service are out",
         seen=f"health p99 {ms(health.p99)}; at least {min(fewest.values())} of 2 instances got calls; "
         f"{failures(load.log.of(*CHECKS))} checks failed, p99 {ms(load.log.of(*CHECKS).p99)}, "
         f"the slowest {ms(load.log.of(*CHECKS).slowest)}; {said}",
@@ -154,7 +155,7 @@ async def test_f28_others_want_the_processor(stack: World, person: Person, tmp_p
     )
     assert health.p99 < 0.3
     assert load.log.of(*CHECKS).slowest < 2.0
-    assert yielding.p99 > health.p99
+    assert yielding.p99 > 0.3
 
 
 async def storm(stack: World) -> tuple[float, float, Log]:

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,14 @@ CHANNEL = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backo
 
 @dataclass
 class World(Suite):
-    """A stack that `tests.chaos.stack` runs."""
+    """A stack that `tests.chaos.stack` runs.
+
+    starts        how many processes were started again
+    false_starts  what became of those that had to be started once more
+    """
+
+    starts: int = 0
+    false_starts: list[str] = field(default_factory=list)
 
     def channel(self, address: str = "") -> grpc.aio.Channel:
         """Return a channel to an instance, or to Envoy's internal listener, that comes back soon after it broke."""
@@ -60,13 +67,16 @@ class World(Suite):
 
     async def begin(self, name: str) -> None:
         """Start a process again, and wait until it is healthy; again if it ended meanwhile, which grpc's own threads have made happen."""
+        self.starts += 1
         for _ in range(3):
+            failed = ""
             try:
                 await self.tell(start=name)
             except control.ControlError as failure:
-                print(failure)
+                failed = str(failure)
             if any(one.name == name and one.pid for one in self.now()):
                 return
+            self.false_starts.append(f"{name}: {failed}")
 
     async def wires(self, verb: str, store: str, *names: str, value: float = 0.0) -> None:
         """Do something to the wires between instances and a store; to all instances if none is named."""
@@ -150,8 +160,15 @@ class World(Suite):
 
     async def are_leased(self) -> bool:
         """Whether every instance of token and rbac answers from memory."""
+        return set((await self._of_leases("watchword_lease_current")).values()) == {1}
+
+    async def loads(self) -> dict[str, float]:
+        """Return how often each instance of token and rbac has loaded its memory."""
+        return await self._of_leases("watchword_lease_loads_total")
+
+    async def _of_leases(self, metric: str) -> dict[str, float]:
         told = await look([Target(one.name, one.metrics) for one in self.now() if one.service in ("token", "rbac")])
-        return all(one.sum("watchword_lease_current") == 1 for one in told)
+        return {one.target.name: one.sum(metric) for one in told}
 
     @asynccontextmanager
     async def sql(self) -> AsyncIterator[Any]:

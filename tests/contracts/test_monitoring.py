@@ -32,6 +32,7 @@ ALERTS_OF_THE_SEED = {
     "Redis pool": "WatchwordRedisPoolFull",
     "the same settings everywhere": "WatchwordSettingsDiffer",
     "an instance fails": "WatchwordInstanceDown",
+    "too few instances are left": "WatchwordFewInstances",
 }
 PANELS_OF_THE_SEED = {
     *("grpc_server_handling_seconds_bucket", "grpc_server_handled_total", "envoy_http_downstream_rq_xx", "watchword_database_connections"),

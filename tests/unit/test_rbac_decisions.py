@@ -98,6 +98,8 @@ def test_a_grant_ends_with_its_binding_or_when_the_login_is_too_old() -> None:
 
     assert decide(held(Terms(expire_time=end))).expire_time == end
     assert decide(held(Terms(expire_time=end)), held()).expire_time is None
+    for lasting in (Terms(max_age=timedelta(days=3_652_000)), Terms(max_age=timedelta(days=3_652_000), expire_time=end)):  # to beyond the year 9999
+        assert (decide(held(lasting), login=login).is_allowed, decide(held(lasting), login=login).expire_time) == (True, lasting.expire_time)
     assert decide(held(Terms(max_age=timedelta(hours=1))), login=login).expire_time == NOW + timedelta(minutes=50)
     assert decide(held(Terms(expire_time=end, max_age=timedelta(days=1))), login=login).expire_time == end
 

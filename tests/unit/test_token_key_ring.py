@@ -6,13 +6,14 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from services.token.key_pairs import KeyPair, UnusableKey, generate
 from services.token.keys import STALE_AFTER, KeyRing, KeyState, Snapshot, StoredKey
 from services.token.notices import KeyNotice
-from services.token.rotation import Move, Policy, Step, next_step
+from services.token.rotation import Move, Policy, Rotation, Step, next_step
 from services.token.sessions import MAX_ACCESS_LIFE
 from services.token.vault import Vault
 from watchword.errors import DependencyUnavailable
@@ -404,6 +405,16 @@ async def test_an_instance_holds_what_it_verifies_and_every_verifier_reported() 
     assert memory.ring.holds() == sorted([PAIRS[0].kid, NEXT])
     assert memory.ring.holds([frozenset({NEXT}), frozenset({NEXT, PAIRS[0].kid})]) == [NEXT]
     assert memory.ring.holds([frozenset()]) == []
+
+
+async def test_the_tending_ends_whatever_is_told_in_the_same_turn() -> None:
+    """Before Python 3.12 `asyncio.wait_for` forgets that it was cancelled when what it waits for comes in the same turn."""
+    ring = KeyRing(Table([ACTIVE]), VAULT)
+    nothing_to_take: Any = None
+    async with asyncio.timeout(5), Rotation(nothing_to_take, ring, VAULT, POLICY).running():
+        for _ in range(3):
+            await asyncio.sleep(0)  # until it waits for news
+        ring.apply(notice(PAIRS[1], KeyState.PUBLISHED))
 
 
 async def test_a_wrong_key_encryption_key_is_said_and_changes_nothing() -> None:

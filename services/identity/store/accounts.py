@@ -208,11 +208,15 @@ class AccountStore:
         row = await self._database.fetch_row(self._FIND_BY_CODE, code_digest, kind, now)
         return _account(row) if row else None
 
-    # One statement decides: of many at once, exactly one deletes the row.
+    # One statement decides: of many at once, exactly one deletes the row. The account is locked first, as by all that change both.
     _REDEEM_CODE = """
-        DELETE FROM code c USING account a
-        WHERE c.digest = $1 AND c.kind = $2 AND c.expire_time > $3 AND a.id = c.account_id
-        RETURNING c.account_id, a.tenant_id, c.email_key
+        WITH owner AS (
+            SELECT a.id, a.tenant_id FROM account a JOIN code c ON c.account_id = a.id
+            WHERE c.digest = $1 AND c.kind = $2 AND c.expire_time > $3 FOR UPDATE OF a
+        )
+        DELETE FROM code c USING owner
+        WHERE c.account_id = owner.id AND c.digest = $1 AND c.kind = $2 AND c.expire_time > $3
+        RETURNING c.account_id, owner.tenant_id, c.email_key
     """
 
     async def redeem_code(self, change: Change, code_digest: bytes, kind: CodeKind, now: datetime) -> Redeemed | None:

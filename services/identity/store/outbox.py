@@ -35,14 +35,14 @@ class MailStore:
 
     _TAKE_DUE = f"""
         UPDATE mail SET attempts = attempts + 1, next_attempt_time = now() + interval '30 seconds' + {BACKOFF}
-        WHERE id IN (SELECT id FROM mail WHERE next_attempt_time <= now() ORDER BY next_attempt_time LIMIT $1 FOR UPDATE SKIP LOCKED)
+        WHERE id = (SELECT id FROM mail WHERE next_attempt_time <= now() ORDER BY next_attempt_time, id LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING id, tenant_id, kind, recipient, attempts, create_time
     """  # noqa: S608
 
-    async def take_due(self, limit: int) -> list[MailOrder | UnreadableMail]:
-        """Take mails that are due, oldest first; each comes up again, later and later, unless it is deleted."""
-        rows = await self._database.fetch(self._TAKE_DUE, limit)
-        return sorted((self._order(row) for row in rows), key=lambda order: order.id)
+    async def take_due(self) -> MailOrder | UnreadableMail | None:
+        """Take the mail that is due first, None if none is; it comes up again, later and later, unless it is deleted."""
+        row = await self._database.fetch_row(self._TAKE_DUE)
+        return None if row is None else self._order(row)
 
     _POSTPONE = f"UPDATE mail SET next_attempt_time = now() + {BACKOFF} WHERE id = $1"  # noqa: S608
 
@@ -94,11 +94,11 @@ class TaskStore:
         row = await self._database.fetch_row(self._FIND, task_id)
         return (_task(row), row["consistency_token"] if row["is_done"] else None) if row else None
 
-    _FIND_OPEN = f"SELECT {TASK_COLUMNS} FROM task WHERE target_id = $1 AND done_time IS NULL ORDER BY id"  # noqa: S608
+    _FIND_OPEN = f"SELECT {TASK_COLUMNS} FROM task WHERE tenant_id = $1 AND target_id = $2 AND done_time IS NULL ORDER BY id"  # noqa: S608
 
-    async def list_open(self, target_id: UUID) -> list[Task]:
+    async def list_open(self, tenant_id: TenantId, target_id: UUID) -> list[Task]:
         """Return the tasks about an account or client that are still to be done."""
-        return [_task(row) for row in await self._database.fetch(self._FIND_OPEN, target_id)]
+        return [_task(row) for row in await self._database.fetch(self._FIND_OPEN, tenant_id, target_id)]
 
     _TAKE_DUE = f"""
         UPDATE task SET attempts = attempts + 1, next_attempt_time = now() + {BACKOFF}

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import grpc
@@ -276,11 +276,15 @@ class BindingStandIn(rbac_pb2_grpc.RoleBindingServiceServicer):
     is_down: bool = False
     bound: dict[str, rbac_pb2.CreateRoleBindingRequest] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], Awaitable[object]] | None = None  # happens once while a subject is deleted
 
     async def DeleteSubject(self, request: rbac_pb2.DeleteSubjectRequest, context: Any) -> rbac_pb2.DeleteSubjectResponse:
         if self.is_down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
         self.deleted.append(request.subject.id)
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
         return rbac_pb2.DeleteSubjectResponse(consistency_token="deleted")
 
     async def CreateRoleBinding(self, request: rbac_pb2.CreateRoleBindingRequest, context: Any) -> rbac_pb2.CreateRoleBindingResponse:
@@ -437,6 +441,17 @@ class Stack:
         try:
             await connection.execute("SET search_path = identity, suite")
             return await connection.fetch(statement, *args)
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def locked_account(self, account_id: str) -> AsyncIterator[None]:
+        """Keep an account locked while inside, as whoever changes it does."""
+        connection = await asyncpg.connect(self.settings.DATABASE_URL.reveal())
+        try:
+            async with connection.transaction():
+                await connection.execute("SELECT 1 FROM identity.account WHERE id = $1 FOR UPDATE", UUID(account_id))
+                yield
         finally:
             await connection.close()
 

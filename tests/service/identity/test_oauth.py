@@ -340,6 +340,20 @@ async def test_a_deleted_client_is_out_before_ok(stack: Stack) -> None:
     assert [each.client_id for each in stack.peers.token.revocations_of(known.id)] == [known.id]
 
 
+async def test_a_deleted_client_is_not_found_only_when_its_tokens_are_refused(stack: Stack) -> None:
+    """Whoever repeats the deletion has no request_id, and may not take "there is none" for done."""
+    known, admin = await client(stack), stack.admin()
+    request = oauth_pb2.DeleteOAuthClientRequest(client_id=known.id)
+    with stack.revocation_refused():
+        for _ in range(2):
+            with pytest.raises(FanoutPending):
+                await admin.clients("DeleteOAuthClient", request)
+    with pytest.raises(NotFound):
+        await admin.clients("DeleteOAuthClient", request)
+
+    assert [each.client_id for each in stack.peers.token.revocations_of(known.id)] == [known.id]
+
+
 async def test_another_tenants_clients_do_not_exist(stack: Stack) -> None:
     """In no RPC (A122)."""
     known, stranger = await client(stack), stack.admin(tenant_id=str(uuid4()))

@@ -8,13 +8,13 @@ from datetime import timedelta
 from email import message_from_bytes
 from statistics import median
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from aiosmtpd.controller import Controller
 
-from services.identity.mail import MailRoom, MailServer
-from tests.conftest import free_port
+from services.identity.mail import Carrier, MailRoom, MailServer
+from tests.conftest import eventually, free_port
 from tests.service.identity.conftest import OTHER_PASSWORD, PASSWORD, TENANT, Stack, gather
 from watchword.errors import AlreadyExists, CodeInvalid, FanoutPending, IdempotencyConflict, InvalidCredentials, InvalidRequest, PasswordRejected
 from watchword.identity.v1 import authentication_pb2 as pb
@@ -371,6 +371,44 @@ async def test_two_instances_send_a_mail_once(stack: Stack, postman: tuple[Postm
     assert sorted(message["To"] for message in handler.received) == sorted(emails)
 
 
+async def test_a_mail_is_taken_when_its_turn_comes(stack: Stack) -> None:
+    """While a slow server takes one, the others are anybody's; taken all at once they would come up again, and their codes be replaced."""
+    due: list[int] = []
+
+    class Slow:
+        """Looks at what is due while it sends."""
+
+        async def send(self, _message: object) -> None:
+            due.append((await stack.sql("SELECT count(*) AS n FROM mail WHERE next_attempt_time <= now()"))[0]["n"])
+
+    await stack.sql("DELETE FROM mail")
+    for _ in range(3):
+        await register(stack, stack.email())
+
+    assert await _with_carrier(stack, Slow()).send_due() == 3
+    assert due == [2, 1, 0]
+
+
+async def test_a_code_is_redeemed_by_who_has_locked_its_account(stack: Stack) -> None:
+    """All that change both lock the account first: else a reset and a disabling would wait for each other."""
+    email = stack.email()
+    user = (await stack.account(email=email)).user
+    await stack.client().auth("RequestPasswordReset", pb.RequestPasswordResetRequest(email=email))
+    code = await stack.code(email)
+    waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%DELETE FROM code%'"
+
+    async def is_waiting() -> bool:
+        return bool((await stack.sql(waiting))[0]["n"])
+
+    async with stack.locked_account(user.id):
+        resetting = asyncio.ensure_future(stack.client().auth("ResetPassword", pb.ResetPasswordRequest(code=code, new_password=OTHER_PASSWORD)))
+        await eventually(is_waiting)
+        free = await stack.sql("SELECT count(*) AS n FROM (SELECT 1 FROM code WHERE account_id = $1 FOR UPDATE SKIP LOCKED) AS free", UUID(user.id))
+    await resetting
+
+    assert free[0]["n"] == 1
+
+
 async def test_a_mail_that_cannot_be_read_keeps_no_other_from_being_sent(stack: Stack) -> None:
     """Sealed with another salt, altered, or of a kind of the next release: it stays for who can read it, for a day."""
     emails = [stack.email() for _ in range(4)]
@@ -415,7 +453,7 @@ async def test_mail_is_given_up_after_a_day(stack: Stack) -> None:
     assert (await stack.sql("SELECT count(*) AS n FROM mail"))[0]["n"] == 0
 
 
-def _with_carrier(stack: Stack, carrier: MailServer, *, at: int = 0) -> MailRoom:
+def _with_carrier(stack: Stack, carrier: Carrier, *, at: int = 0) -> MailRoom:
     """Return an instance's mail room with another way out."""
     room = stack.instances[at].identity.mail_room
     twin = object.__new__(MailRoom)

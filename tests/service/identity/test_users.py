@@ -1,6 +1,7 @@
 """Administering accounts: in one's own tenant, once per request, and effective elsewhere before OK."""
 
 import secrets
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -317,6 +318,46 @@ async def test_ok_comes_only_when_the_tokens_are_refused(stack: Stack, method: s
     assert answer.consistency_token
     assert (await admin.users(method, request)).consistency_token == answer.consistency_token
     assert len(stack.peers.token.revocations_of(user.id)) == 1
+
+
+@pytest.mark.parametrize("method", ["DisableUser", "DeleteUser", "RevokeUserTokens", "RevokeUserSession"])
+async def test_not_found_comes_only_when_the_tokens_are_refused(stack: Stack, method: str) -> None:
+    """Who repeats a deletion without its request_id must not take "there is none" for "its tokens are refused"; strangers' tenants are none of it."""
+    user = (await stack.account(password="")).user
+    fields = {"session_id": str(uuid4())} if method == "RevokeUserSession" else {}
+    request, admin = getattr(user_pb2, f"{method}Request")(user_id=user.id, **fields), stack.admin()
+
+    with stack.revocation_refused():
+        with pytest.raises(FanoutPending):
+            await admin.users("DeleteUser", user_pb2.DeleteUserRequest(user_id=user.id))
+        with pytest.raises(FanoutPending):
+            await stack.again(admin, 1).users(method, request)
+        with pytest.raises(NotFound):
+            await stack.admin(tenant_id=str(uuid4())).users(method, request)
+        with pytest.raises(NotFound):
+            await admin.users("GetUser", user_pb2.GetUserRequest(user_id=user.id))
+    assert stack.peers.token.revocations_of(user.id) == []
+    with pytest.raises(NotFound):
+        await stack.again(admin, 1).users(method, request)
+
+    assert len(stack.peers.token.revocations_of(user.id)) == 1
+
+
+async def test_a_deletion_that_has_begun_is_not_refused_for_its_etag(stack: Stack) -> None:
+    """Its roles are gone by then: who heard ETAG_MISMATCH would think that nothing had happened."""
+    user, admin = (await stack.account(password="")).user, stack.admin()
+
+    other = (await stack.account(password="")).user
+
+    stack.peers.bindings.meanwhile = partial(update, stack, user.id, display_name="Other")
+    await admin.users("DeleteUser", user_pb2.DeleteUserRequest(user_id=user.id, etag=user.etag))
+    await update(stack, other.id, display_name="Other")
+    with pytest.raises(EtagMismatch):
+        await admin.users("DeleteUser", user_pb2.DeleteUserRequest(user_id=other.id, etag=other.etag))
+
+    with pytest.raises(NotFound):
+        await admin.users("GetUser", user_pb2.GetUserRequest(user_id=user.id))
+    assert (user.id in stack.peers.bindings.deleted, other.id in stack.peers.bindings.deleted) == (True, False)
 
 
 async def test_any_instances_relay_finishes_what_is_pending(stack: Stack) -> None:

@@ -136,6 +136,20 @@ async def test_a_stronger_login_is_asked_for_by_name(tenant: Tenant) -> None:
     assert await decided(tenant, user, "invoice.refund", acr="pwd") == DENY  # no login would help
 
 
+async def test_a_login_may_be_of_any_age_that_can_be_said(tenant: Tenant) -> None:
+    """Also one that no calendar knows the end of: a question about it, and whatever is asked beside it, is answered."""
+    user, other = str(uuid4()), str(uuid4())
+    await tenant.bind(user, await tenant.role("elder", "tree.see"), step_up=rbac_pb2.StepUp(max_age=Duration(seconds=300_000_000_000)))
+    await tenant.bind(other, await tenant.role("younger", "tree.climb"))
+
+    assert await decided(tenant, user, "tree.see", auth_time=ago(1)) == ALLOW
+    batch = permission_pb2.BatchCheckPermissionsRequest(tenant_id=tenant.id)
+    batch.requests.add(subject=subject(USER, user), permission="tree.see", auth_time=ago(1))
+    batch.requests.add(subject=subject(USER, other), permission="tree.climb")
+    answers = await ask(tenant.instances[1].permissions.BatchCheckPermissions, batch, tenant.peer)
+    assert [answer.decision for answer in answers.responses] == [ALLOW, ALLOW]
+
+
 async def test_a_login_that_the_deployment_does_not_know_is_refused(tenant: Tenant) -> None:
     role = await tenant.role("reader", "doc.read")
     for step_up, denies, field in (
