@@ -22,7 +22,7 @@ OUTAGE = 5.0 if LONG else 2.0  # seconds
 FROZEN = 10.0  # seconds
 TERMINATIONS = 10
 SLOW = 0.1  # seconds each way
-CROWD = 120  # callers at once
+CROWD = 200  # callers at once
 PATIENT = 15.0  # seconds: the deadline of one who has time
 
 
@@ -169,6 +169,7 @@ async def test_f08_sessions_are_terminated(stack: World, person: Person) -> None
         await terminated(stack, TERMINATIONS, pause=2.0)
 
     assert load.reads.failed == []
+    assert {call.failure.split()[0] for call in load.writes.failed} <= {"UNAVAILABLE", "503"}  # so that who made it asks again
     said = await sound(load)
     async with stack.without("retries", "second-try", of=SERVICES), (once := Load(stack, person)).running():
         for _ in range(30):  # most reads need no session: it takes many to meet one
@@ -186,8 +187,18 @@ async def test_f08_sessions_are_terminated(stack: World, person: Person) -> None
 
 
 async def crowd(stack: World, person: Person) -> tuple[Log, Log]:
-    """Want many roles at once at one instance, with time enough; return which were made, and which were refused."""
-    asked = Log(list(await asyncio.gather(*(create(stack, person, deadline=PATIENT) for _ in range(CROWD)))))
+    """Ask one instance of rbac many times at once for what only Postgres knows, with time enough; return who was answered, and who was refused."""
+    stub = rbac_pb2_grpc.RoleServiceStub(stack.channel(next(one.address for one in stack.now() if one.service == "rbac")))
+
+    async def ask() -> Call:
+        began, failure = now(), ""
+        try:
+            await stub.ListRoles(rbac_pb2.ListRolesRequest(page_size=1), metadata=person.metadata, timeout=PATIENT)
+        except grpc.aio.AioRpcError as error:
+            failure = error.details() or error.code().name
+        return Call("list", began, now() - began, failure)
+
+    asked = Log(list(await asyncio.gather(*(ask() for _ in range(CROWD)))))
     return Log([call for call in asked.calls if not call.failure]), Log(asked.failed)
 
 
@@ -206,7 +217,7 @@ async def test_f12_postgres_is_far_away(stack: World, person: Person) -> None:
         began = now()
         await breaks()
         await last(5.0)
-        made, refused = await crowd(stack, person)
+        served, refused = await crowd(stack, person)
         await mends()
         ended = now()
         await load.goes_on()
@@ -225,7 +236,7 @@ async def test_f12_postgres_is_far_away(stack: World, person: Person) -> None:
         await mends()
     async with stack.without("bounds", of=("rbac",)):
         await breaks()
-        _, unbound = await crowd(stack, person)
+        unbound, _ = await crowd(stack, person)
         await mends()
     record(
         "F12",
@@ -233,25 +244,26 @@ async def test_f12_postgres_is_far_away(stack: World, person: Person) -> None:
         promised="VerifyToken does not notice (by itself at most 10 ms more, p99); who finds no connection within a second is refused, "
         "the others are served; normal 2 s after it is over",
         seen=f"VerifyToken p99 {ms(slow.p99)} ({ms(idle.p99)} before), by itself {asked.slower('VerifyToken') * 1000:+.1f} ms; "
-        f"of {CROWD} roles at once at one instance {len(made.calls)} were made and {len(refused.calls)} refused, "
+        f"of {CROWD} who asked one instance at once {len(served.calls)} were answered and {len(refused.calls)} refused, "
         f"the first after {ms(refused.quickest)}, the last after {ms(refused.slowest)}; normal after {ms(recovery)}; {said}",
-        without=f"memory off: VerifyToken takes {ms(asking)}; no time limits: {len(unbound.calls)} refused, the last after {ms(unbound.slowest)}",
+        without=f"memory off: VerifyToken takes {ms(asking)}; no time limits: the last was answered after {ms(unbound.slowest)}",
     )
     assert asked.slower("VerifyToken") < LONGER
-    assert made.calls
-    assert {call.failure for call in refused.calls} == {"RESOURCE_EXHAUSTED"}
-    assert refused.slowest < 2.0
+    assert served.calls
+    assert {call.failure for call in refused.calls} == {"no database connection is free; try again"}
+    assert refused.slowest < 1.5
     assert recovery < 2.0
     assert asking > 0.2
+    assert unbound.slowest > 1.5
 
 
-async def create(stack: World, person: Person, *, deadline: float | None = None) -> Call:
-    """Ask one instance of rbac for a role, past Envoy."""
+async def create(stack: World, person: Person) -> Call:
+    """Ask one instance of rbac for a role, past Envoy, and name no deadline."""
     stub = rbac_pb2_grpc.RoleServiceStub(stack.channel(next(one.address for one in stack.now() if one.service == "rbac")))
     began, failure = now(), ""
     try:
         request = rbac_pb2.CreateRoleRequest(name=f"crowd-{uuid4()}", permissions=["a.b"])
-        await asyncio.wait_for(stub.CreateRole(request, metadata=person.metadata, timeout=deadline), 2 * FROZEN)
+        await asyncio.wait_for(stub.CreateRole(request, metadata=person.metadata), 2 * FROZEN)
     except grpc.aio.AioRpcError as error:
         failure = error.code().name
     return Call("create", began, now() - began, failure)

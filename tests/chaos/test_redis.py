@@ -327,7 +327,7 @@ async def test_f17_redis_is_full(stack: World, person: Person) -> None:
             broken=f"Redis is out of memory for {OUTAGE:.0f} s: it refuses writes; then, as a cache, it evicts at random",
             promised="as F13; what is evicted is noticed",
             seen=f"refusing: {refusing.words}; {asked.words}; {said[0]}. "
-            f"Evicting: {evicted:,} keys, after which instances loaded anew {noticed} times; {evicting.words}; {said[1]}",
+            f"Evicting: {evicted:,} keys, after which instances loaded anew {noticed:.0f} times; {evicting.words}; {said[1]}",
             without=f"{await accepted_anyway(stack, person, refuse, mend)}; evicting, {await accepted_anyway(stack, person, evict, mend)}",
         )
         assert asked.slower("VerifyToken") < LONGER

@@ -37,6 +37,8 @@ class RoleWrites(PolicyTransaction):
 
     async def name_roles(self, role_ids: Sequence[UUID]) -> list[str]:
         """Return the names of roles. Raises NotFound unless all exist."""
+        if not role_ids:
+            return []
         names = [row["name"] for row in await self._rows(self._NAME_ROLES, role_ids)]
         if len(names) != len(set(role_ids)):
             raise NotFound
@@ -74,6 +76,8 @@ class RoleWrites(PolicyTransaction):
 
     async def patterns_of_roles(self, role_ids: Sequence[UUID]) -> list[str]:
         """Return the patterns of roles and all above them."""
+        if not role_ids:
+            return []
         return [row["pattern"] for row in await self._rows(self._PATTERNS_OF_ROLES, role_ids)]
 
     _INSERT_ROLE = """
