@@ -48,7 +48,8 @@ METHOD = """\
 * **Logins** are those of `scripts/up`'s stack through Envoy, on all cores. Identity has one hash process here; their ceiling is bcrypt at the same
   cost alone on one core, by the clock on the wall.
 * **Scaling**: all instances of token and Envoy share one core, since there is no other, so throughput cannot grow here. What can be promised and
-  measured is that a call costs all instances together no more CPU than it costs one; `ideal` is what they would answer with a core each.
+  measured is that a call costs no more CPU when there is one instance more: three are held against two, for one alone pays more for sharing its
+  core with Envoy than any number does. `ideal` is what they would answer with a core each.
 * **The flood** asks for ten times the logins that can be hashed, in an open loop, each with a deadline of four seconds, while tokens are verified:
   as fast as they are answered in the first half, at half the idle maximum in the second, in which verifications and refusals are timed. *Apart*:
   identity has a core, everything else and the load share the other. *Shared*: everything, the load too, shares all cores; verifications asked as

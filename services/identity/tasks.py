@@ -106,7 +106,8 @@ class Tasks:
             yield
         except NotFound:
             for task in await self._store.list_open(call.caller.tenant_id, target_id):
-                await self._do_now(task, call)
+                if task.kind is not TaskKind.BIND_ROLE:
+                    await self._do_now(task, call)
             raise
 
     async def settle_all(self, tenant_id: TenantId, target_id: UUID, call: Call) -> None:

@@ -1,10 +1,13 @@
 """Redis dies, hangs, forgets, refuses and is half there. Source: reliability, F13-F22, F33."""
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
+
+from redis.exceptions import RedisError
 
 from services.chassis.tenancy import DEFAULT_TENANT
 from tests.chaos.calls import CHECKS, Call, Log, ms
@@ -54,7 +57,7 @@ class Seen:
         late = ", ".join(
             f"{kind} {ms(self.later.of(kind).p99)} ({ms(self.before.of(kind).p99)} before)" for kind in ("VerifyToken", "CheckPermission")
         )
-        return f"{failures(checks)} checks failed, the slowest took {ms(checks.slowest)}, p99 of {late}"
+        return f"{failures(checks)} checks failed, the slowest took {ms(checks.slowest)}, p99 of {late}; of 30 guesses {self.compared} were compared"
 
 
 async def through(stack: World, person: Person, breaks: Act, mends: Act, *, lasting: float = OUTAGE) -> Seen:
@@ -65,7 +68,8 @@ async def through(stack: World, person: Person, breaks: Act, mends: Act, *, last
         await last(2.0)
         began = now()
         await breaks()
-        broken, compared = now(), await guess(stack)
+        compared = await guess(stack)
+        broken = now()
         while now() < broken + lasting:
             healthy = await stack.healthy()
             fewest = {service: min(count, fewest.get(service, count)) for service, count in healthy.items()}
@@ -105,11 +109,18 @@ async def accepted_anyway(stack: World, person: Person, breaks: Act, mends: Act)
 
 
 async def guess(stack: World) -> int:
-    """Try thirty passwords for one name at once; return how many were compared."""
+    """Try thirty passwords for one name at once; return how many were compared.
+
+    The address of all of them is everybody's here, and would be used up by the rows together: what Redis counted of it is forgotten.
+    """
     name = f"{uuid4().hex[:10]}@example.com"
     async with stack.rest as rest:
         guesses = (rest.post("/v1/auth/login", json={"login": name, "password": f"guess {number}"}) for number in range(30))
-        return sum(answer.status_code == 401 for answer in await asyncio.gather(*guesses))
+        compared = sum(answer.status_code == 401 for answer in await asyncio.gather(*guesses))
+    with contextlib.suppress(RedisError, OSError):  # it is what is broken
+        async with asyncio.timeout(1.0), stack.redis() as redis:
+            await redis.delete("nothing", *await redis.keys("identity:attempts:*"))
+    return compared
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,7 @@ async def test_f13_f22_redis_is_killed(stack: World, person: Person) -> None:
 
     assert seen.load.reads.failed == []
     assert seen.fewest == dict.fromkeys(SERVICES, 2)
-    assert seen.compared <= MOST_COMPARED
+    assert 0 < seen.compared <= MOST_COMPARED
     said = await sound(seen.load)
     if LONG:
         asked = await alone(stack, person, breaks, mends)
@@ -157,8 +168,7 @@ async def test_f13_f22_redis_is_killed(stack: World, person: Person) -> None:
             "F13",
             broken=f"Redis, kill -9, gone for {OUTAGE:.0f} s",
             promised="no read fails, nothing revoked is accepted, guesses are counted; by itself VerifyToken takes at most 10 ms more (p99)",
-            seen=f"{seen.words}; {asked.words}; "
-            f"of 30 guesses {seen.compared} were compared; {failures(seen.load.writes)} tries of changes failed; {said}",
+            seen=f"{seen.words}; {asked.words}; {failures(seen.load.writes)} tries of changes failed; {said}",
             without=await accepted_anyway(stack, person, breaks, mends),
         )
         record(
@@ -195,7 +205,7 @@ async def test_f14_redis_hangs(stack: World, person: Person) -> None:
         seen=f"{seen.words}; {asked.words}; {said}",
         without=f"{await accepted_anyway(stack, person, breaks, mends)}; {await unhurried(stack, person, breaks, mends)}",
     )
-    assert seen.compared <= MOST_COMPARED
+    assert 0 < seen.compared <= MOST_COMPARED
     assert asked.slower("VerifyToken") < LONGER
     assert asked.meanwhile.slowest < SLOWEST
 
@@ -290,7 +300,7 @@ async def test_f16_redis_is_a_replica(stack: World, person: Person) -> None:
             seen=f"{seen.words}; {asked.words}; {said}",
             without=await accepted_anyway(stack, person, breaks, mends),
         )
-        assert seen.compared <= MOST_COMPARED
+        assert 0 < seen.compared <= MOST_COMPARED
         assert asked.slower("VerifyToken") < LONGER
 
 
@@ -318,7 +328,7 @@ async def test_f17_redis_is_full(stack: World, person: Person) -> None:
         noticed = sum((await stack.loads()).values()) - sum(loads.values())
 
         assert (refusing.load.reads.failed, evicting.load.reads.failed) == ([], [])
-        assert refusing.compared <= MOST_COMPARED
+        assert 0 < refusing.compared <= MOST_COMPARED
         assert evicted > 0
         assert noticed > 0
         said, asked = [await sound(refusing.load), await sound(evicting.load)], await alone(stack, person, refuse, mend)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +32,7 @@ class World(Suite):
     """A stack that `tests.chaos.stack` runs.
 
     starts        how many processes were started again
-    false_starts  what became of those that had to be started once more
+    false_starts  what was said of each try to start one that ended by itself
     """
 
     starts: int = 0
@@ -77,6 +78,7 @@ class World(Suite):
             if any(one.name == name and one.pid for one in self.now()):
                 return
             self.false_starts.append(f"{name}: {failed}")
+        raise AssertionError(f"{name} does not start: {failed}")
 
     async def wires(self, verb: str, store: str, *names: str, value: float = 0.0) -> None:
         """Do something to the wires between instances and a store; to all instances if none is named."""
@@ -168,7 +170,7 @@ class World(Suite):
 
     async def _of_leases(self, metric: str) -> dict[str, float]:
         told = await look([Target(one.name, one.metrics) for one in self.now() if one.service in ("token", "rbac")])
-        return {one.target.name: one.sum(metric) for one in told}
+        return {one.target.name: one.sum(metric) if one.is_up else math.nan for one in told}  # who says nothing equals nothing
 
     @asynccontextmanager
     async def sql(self) -> AsyncIterator[Any]:

@@ -457,7 +457,7 @@ class DeleteUserRequest(_message.Message):
     user_id: _builtins.str
     """Which."""
     etag: _builtins.str
-    """If set, the account is deleted only if this is still its etag."""
+    """If set, the account is deleted only if this is still its etag when the deletion begins."""
     request_id: _builtins.str
     """A UUID chosen by the caller: the same id gives the same result for 24 h."""
     def __init__(
