@@ -1,11 +1,13 @@
 """Redis: shared, fast, and never the only copy of anything. Every failure is one exception, RedisDown, and a breaker keeps failures cheap.
 
 REDIS_URL forms: redis:// and rediss:// (single), redis+sentinel://host:port,host:port/NAME, redis+cluster://host:port,host:port.
-Calls have 100 ms, if not said otherwise. After five failures in a row the breaker opens, and one call a second tries again. A cancelled call drops
-its connection, so that no reply can reach a stranger (CVE-2023-28858).
+Calls have 100 ms, if not said otherwise. After five failures in a row the breaker opens: calls fail at once, and Redis is asked beside them, once a
+second at most, whether it is back, so that no caller waits for one that hangs. A cancelled call drops its connection, so that no reply can reach a
+stranger (CVE-2023-28858).
 """
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -60,6 +62,7 @@ class Redis:
         self.failures = 0
         self.taken = Histogram()
         self._probe_at = 0.0
+        self._probe: asyncio.Task[None] | None = None
         self._shas: dict[Script, str] = {}
 
     @classmethod
@@ -75,9 +78,12 @@ class Redis:
         """
         size = pool_size or settings.REDIS_POOL_SIZE
         client = _client(settings.REDIS_URL.reveal(), size, timeout, longest_wait)
+        redis = cls(client, turns=max(1, size - 1), timeout=timeout)  # one connection is left for pings
         try:
-            yield cls(client, turns=max(1, size - 1), timeout=timeout)  # one connection is left for pings
+            yield redis
         finally:
+            if redis._probe is not None:
+                redis._probe.cancel()
             await client.aclose()
 
     @property
@@ -118,9 +124,10 @@ class Redis:
     async def _call(self, *command: Any, seconds: float) -> Any:
         now = time.monotonic()
         if self.is_down:
-            if now < self._probe_at:
-                raise RedisDown
-            self._probe_at = now + PROBE_EVERY
+            if now >= self._probe_at:
+                self._probe_at = now + PROBE_EVERY
+                self._probe = asyncio.create_task(self._look_again(), name="redis-probe")
+            raise RedisDown
         try:
             async with asyncio.timeout(seconds):
                 reply = await self._client.execute_command(*command)
@@ -135,6 +142,10 @@ class Redis:
         self._failures = 0
         self.taken.note(time.monotonic() - now)
         return reply
+
+    async def _look_again(self) -> None:
+        with contextlib.suppress(RedisDown):
+            await self.ping()
 
     async def ping(self) -> None:
         """Ask Redis whether it is there, breaker or not. Raises RedisDown."""

@@ -74,7 +74,7 @@ async def test_a_silent_redis_is_given_up_after_a_tenth_of_a_second(behind: Redi
 
 
 async def test_the_breaker_closes_again_by_itself(behind: Redis, proxy: FaultProxy) -> None:
-    """One call a second tries; the first that succeeds lets all through."""
+    """Once a second it is asked whether it is back; when it answers, all are let through."""
     await proxy.cut()
     await exhaust(behind)
     await proxy.restore()
@@ -89,7 +89,7 @@ async def test_the_breaker_closes_again_by_itself(behind: Redis, proxy: FaultPro
 
 
 async def test_a_redis_that_was_restarted_is_told_its_scripts_again(behind: Redis, proxy: FaultProxy) -> None:
-    """F13: it knows none of them. The one call that an open breaker lets through must not be spent on hearing so."""
+    """F13: it knows none of them. The first call after it is back must not be spent on hearing so."""
     script = Script(f"return ARGV[1] .. '{uuid4()}'")
     first = await behind.run(script, [], ["a"])
     await behind.call("SCRIPT", "FLUSH")
@@ -105,17 +105,35 @@ async def test_a_redis_that_was_restarted_is_told_its_scripts_again(behind: Redi
     await eventually(recovered, within=1.5)
 
 
-async def test_an_open_breaker_lets_one_call_try_at_a_time(behind: Redis, proxy: FaultProxy) -> None:
-    """A herd of probes is what a struggling server does not need."""
-    await proxy.cut()
+async def test_an_open_breaker_asks_once_beside_its_callers(behind: Redis, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A herd of probes is what a struggling server does not need, and a caller has no time for one that hangs."""
+    proxy.freeze()
     await exhaust(behind)
-    await proxy.restore()
     behind._probe_at = 0.0  # the second is over
+    asked, ask = list[str](), behind._client.execute_command
 
-    outcomes = await asyncio.gather(*(behind.call("PING") for _ in range(50)), return_exceptions=True)
+    async def execute(*command: str) -> object:
+        asked.extend(command)
+        return await ask(*command)
 
-    assert sum(not isinstance(outcome, RedisDown) for outcome in outcomes) == 1
-    assert not behind.is_down
+    monkeypatch.setattr(behind._client, "execute_command", execute)
+
+    for _ in range(50):
+        with pytest.raises(RedisDown):
+            async with asyncio.timeout(0):  # whoever waits for anything is too late
+                await behind.call("ECHO", "x")
+        await asyncio.sleep(0)
+
+    assert asked == ["PING"]
+    await proxy.restore()
+    behind._probe_at = 0.0
+
+    async def recovered() -> bool:
+        with contextlib.suppress(RedisDown):
+            return bool(await behind.call("ECHO", "x") == "x")
+        return False
+
+    await eventually(recovered)
 
 
 async def test_a_ping_tries_in_spite_of_the_breaker(behind: Redis, proxy: FaultProxy) -> None:
