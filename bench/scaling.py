@@ -50,18 +50,18 @@ def _cost(timed: Timed) -> float:
 
 
 def _figures(found: dict[int, list[Timed]]) -> list[Figure]:
-    figures, fewer = [], list[float]()
-    names = {2: "one instance", 3: "two instances"}
-    for count, slices in found.items():
-        costs, rates = [_cost(timed) for timed in slices], [timed.rate for timed in slices]
+    figures = []
+    all_costs = {count: [_cost(timed) for timed in slices] for count, slices in found.items()}
+    fewer = {2: "one instance", 3: "two instances"}
+    for count, costs in all_costs.items():
+        rates = [timed.rate for timed in found[count]]
         title = f"VerifyToken through Envoy, {count} instance{'s' if count > 1 else ''} of token"
         # One alone pays more for sharing its core with Envoy than any number does, so that only the third says what another instance costs.
-        before = beside(names[count], costs, fewer) if fewer else None
+        before = beside(fewer[count], costs, all_costs[count - 1]) if count in fewer else None
         target = at_most(1.05, of_ratio=True) if count > 2 else None
         figures.append(Figure(f"scaling.{count}.cost", f"{title}: CPU of all of them for one call", "µs/call", Spread.of(costs), before, target))
         figures.append(
             Figure(f"scaling.{count}.ideal", f"{title}: what as many cores would answer", "/s", Spread.of([count * 1e6 / cost for cost in costs]))
         )
         figures.append(Figure(f"scaling.{count}.rate", f"{title}, on one core together: answered", "/s", Spread.of(rates)))
-        fewer = costs
     return figures

@@ -345,9 +345,7 @@ async def test_not_found_comes_only_when_the_tokens_are_refused(stack: Stack, me
 
 async def test_a_deletion_that_has_begun_is_not_refused_for_its_etag(stack: Stack) -> None:
     """Its roles are gone by then: who heard ETAG_MISMATCH would think that nothing had happened."""
-    user, admin = (await stack.account(password="")).user, stack.admin()
-
-    other = (await stack.account(password="")).user
+    user, other, admin = (await stack.account(password="")).user, (await stack.account(password="")).user, stack.admin()
 
     stack.peers.bindings.meanwhile = partial(update, stack, user.id, display_name="Other")
     await admin.users("DeleteUser", user_pb2.DeleteUserRequest(user_id=user.id, etag=user.etag))
