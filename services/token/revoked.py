@@ -49,26 +49,25 @@ class Revoked:
         if at < 0:
             self._shards[index] = shard + name + _VALUES.pack(expiry, revision, revocation.is_disabled)
             self.count += 1
-            return
-        known_expiry, known_revision, was_disabled = _VALUES.unpack_from(shard, at + _NAME_BYTES)
-        is_disabled = revocation.is_disabled if revision >= known_revision else was_disabled
-        values = _VALUES.pack(max(expiry, known_expiry), max(revision, known_revision), is_disabled)
-        self._shards[index] = shard[: at + _NAME_BYTES] + values + shard[at + _RECORD_BYTES :]
+        else:
+            self._strengthen(index, at, expiry, revision, revocation.is_disabled)
 
     def add_sessions(self, tenant_id: UUID, session_ids: bytes, *, revision: int, expire_time: datetime) -> None:
         """Hold revocations of many sessions of a tenant, whose ids lie end to end. One that is held already stays as it is, or lives longer."""
         rest = self._number(tenant_id) + _KINDS[RevokedKind.SESSION]
-        values = _VALUES.pack(int(expire_time.timestamp()) + 1, revision, False)
+        expiry = int(expire_time.timestamp()) + 1
+        values = _VALUES.pack(expiry, revision, False)
         self.version += 1
-        for at in range(0, len(session_ids), 16):
-            key = session_ids[at : at + 16]
+        for start in range(0, len(session_ids), 16):
+            key = session_ids[start : start + 16]
             name, index = key + rest, int.from_bytes(key[-2:], "big")
             shard = self._shards[index]
-            if _find(shard, name) < 0:
+            at = _find(shard, name)
+            if at < 0:
                 self._shards[index] = shard + name + values
                 self.count += 1
             else:
-                self.add(Revocation(tenant_id, RevokedKind.SESSION, UUID(bytes=key), revision, expire_time))
+                self._strengthen(index, at, expiry, revision, False)
 
     def add_plain(self, rows: Iterable[Plain]) -> None:
         """Hold many plain revocations, as `add` holds each."""
@@ -81,12 +80,12 @@ class Revoked:
                 rest = rests[tenant_id, kind] = self._number(tenant_id) + _KINDS[RevokedKind(kind)]
             name, index = key + rest, key[14] << 8 | key[15]
             shard = shards[index]
-            if not shard or _find(shard, name) < 0:
+            at = _find(shard, name) if shard else -1
+            if at < 0:
                 shards[index] = shard + name + pack(expiry, revision, is_disabled)
                 self.count += 1
-            else:
-                end = datetime.fromtimestamp(expiry - 1, tz=UTC)
-                self.add(Revocation(tenant_id, RevokedKind(kind), UUID(bytes=key), revision, end, is_disabled=is_disabled))
+            else:  # mostly as it is held: an instance that reads them anew has forgotten none
+                self._strengthen(index, at, expiry, revision, is_disabled)
 
     def find_all(self, names: Iterable[Name]) -> Iterator[Revocation]:
         """Yield what is held under any of `names`."""
@@ -128,6 +127,17 @@ class Revoked:
         if len(live) < len(starts):
             self._shards[index] = b"".join(shard[at : at + _RECORD_BYTES] for at in live)
             self.count -= len(starts) - len(live)
+
+    def _strengthen(self, index: int, at: int, expiry: int, revision: int, is_disabled: bool) -> None:
+        """Let the record at that place refuse what it refuses already, and what a state of the same revocation does."""
+        shard = self._shards[index]
+        held = held_expiry, held_revision, was_disabled = _VALUES.unpack_from(shard, at + _NAME_BYTES)
+        if held == (expiry, revision, is_disabled):
+            return
+        if revision < held_revision:
+            is_disabled = was_disabled
+        values = _VALUES.pack(max(expiry, held_expiry), max(revision, held_revision), is_disabled)
+        self._shards[index] = shard[: at + _NAME_BYTES] + values + shard[at + _RECORD_BYTES :]
 
     def _add_whole(self, revocation: Revocation) -> None:
         name = (revocation.kind, revocation.tenant_id, revocation.key.int)

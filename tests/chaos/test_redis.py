@@ -253,11 +253,12 @@ async def test_f15_redis_comes_back_empty(stack: World, person: Person) -> None:
 
 
 async def fill(stack: World, count: int) -> None:
-    """Have so many revocations in force."""
+    """Have so many revocations in force; another row's may be among them."""
     statement = """
         INSERT INTO token.revocation
             (tenant_id, key, kind, revision, spared_revision, spared_session_id, is_disabled, revoke_time, expire_time)
-        SELECT $2, gen_random_uuid(), 'token', 1, 0, NULL, false, now(), now() + interval '1 hour' FROM generate_series(1, $1)
+        SELECT $2, gen_random_uuid(), 'token', 1, 0, NULL, false, now(), now() + interval '1 hour'
+        FROM generate_series(1, $1 - (SELECT count(*) FROM token.revocation WHERE expire_time > now()))
     """
     async with stack.sql() as connection:
         await connection.execute(statement, count, DEFAULT_TENANT)
