@@ -1,4 +1,5 @@
-"""One stack with faults for all rows, whole before each. Without WATCHWORD_LONG only the rows of SMOKE run, in a short form.
+"""One stack with faults for all rows, whole before each. Without WATCHWORD_LONG only the rows of SMOKE run, in a short form. With WATCHWORD_HALF,
+1 or 2, only every second row runs.
 
 A row that fails is kept as such (`record`), whether it fails before it has recorded what it saw or after that.
 """
@@ -15,6 +16,7 @@ from tests.chaos.world import World, world
 from tests.suite.conftest import PASSWORD, Person, login
 
 LONG = bool(os.environ.get("WATCHWORD_LONG"))
+HALF = int(os.environ.get("WATCHWORD_HALF", "0"))
 SMOKE = {"f01", "f02", "f05", "f13"}  # of the faults; all of durability
 
 
@@ -24,6 +26,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in rows:
         item.add_marker(pytest.mark.timeout(900), append=False)
     left = [item for item in rows if not LONG and (row := re.match(r"test_(f\d\d\w?)_", item.name)) and row[1] not in SMOKE]
+    if HALF:
+        left += rows[HALF % 2 :: 2]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
 

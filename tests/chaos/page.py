@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md, written from the results of a full run: `python -m tests.chaos.page FILE SECONDS` takes them over."""
+"""The table of docs/reliability.md, written from the results of a full run: `python -m tests.chaos.page SECONDS FILE...` takes them over."""
 
 import os
 import re
@@ -30,15 +30,15 @@ def table(kept: list[Row], summary: str) -> str:
 
 def main() -> None:
     """Take the results of a run over."""
-    found, seconds = Path(sys.argv[1]), int(sys.argv[2])
-    kept = rows(found)
+    seconds, *found = sys.argv[1:]
+    kept = [row for path in found for row in rows(Path(path))]
     if not kept:
         sys.exit("nothing was seen, and nothing is published")
     present = {one.row for one in kept}
     kept += [Row(row, "", "", f"**{FAILED}**: it was not run, or ended before it was come to") for row in sorted(expected() - present)]
     failed = [one.row for one in kept if one.seen.startswith(f"**{FAILED}")]
     told = f"{len(failed)} of them failed: {', '.join(failed)}" if failed else "none of them failed"
-    minutes = f"{seconds // 60}:{seconds % 60:02} minutes"
+    minutes = "{}:{:02} minutes".format(*divmod(int(seconds), 60))
     summary = f"The last full run: {datetime.now(UTC):%Y-%m-%d}, {minutes}, {os.cpu_count()} cores, {len(kept)} rows; {told}."
     write(COMMITTED, kept)
     PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), BEGIN, table(kept, summary)), encoding="utf-8")

@@ -257,10 +257,10 @@ async def test_f12_postgres_is_far_away(stack: World, person: Person) -> None:
     assert asked.slower("VerifyToken") < LONGER
     assert served.calls
     assert ALL_USED in {call.failure for call in refused.calls} <= REFUSALS
-    assert refused.slowest < 1.5
+    assert refused.slowest < 3.0  # a second of waiting, and two hundred answers by one busy processor
     assert recovery < 2.0
     assert asking > 0.2
-    assert unbound.slowest > 1.5
+    assert unbound.slowest > 3.0
 
 
 async def create(stack: World, person: Person) -> Call:
