@@ -20,8 +20,9 @@ from uuid import uuid4
 import structlog
 
 from services.chassis.ending import end
-from services.chassis.lease_log import Entry, Grant, LeaseLog, Standing
+from services.chassis.lease_log import AT_ONCE, LOG_LENGTH, Entry, Grant, LeaseLog, Standing
 from services.chassis.outbox import Mode, Outbox
+from services.chassis.postgres import Posted
 from services.chassis.redis import RedisDown
 from watchword.errors import WatchwordError
 
@@ -29,6 +30,7 @@ LEASE = 1.0  # seconds
 MARGIN = 0.1  # seconds of the lease that its holder does without, for clocks that run at different speeds
 RENEW_EVERY = 0.2  # seconds
 RETRY_EVERY = 0.05  # seconds
+MOST_LEFT_OVER = LOG_LENGTH // 5  # changes that each instance that joins puts into the log
 REGISTER_EVERY = 1.0  # seconds
 # How long an instance that Postgres has not heard of goes on believing its memory. It bounds how long a dead one can matter to writers without Redis.
 REGISTERED_FOR = 300.0  # seconds
@@ -164,23 +166,29 @@ class Coherence:
         await self._replica.load()
         self._epoch, self._applied = standing.epoch, standing.seq
         self._tell(None)  # not later: who follows us must not be moved past what he was not told
-        self._take(await self._log.read(self._applied, wait=0))
+        await self._catch_up(wait=0)
         while await self._renew() is not Grant.BELIEVED:
             before = self._applied
-            self._take(await self._log.read(self._applied, wait=RETRY_EVERY))
+            await self._catch_up(wait=RETRY_EVERY)
             if self._applied == before:
                 raise Lapsed  # what is missing is in the log no more
         log.info("lease_taken", position=self._applied)
 
     async def _publish_leftovers(self) -> None:
+        """Raises Lapsed where so many are left that the log could forget what is written while memory is loaded: the relays come first."""
+        batches: list[Sequence[Posted]] = []
         async for batch in self._outbox.batches():
+            batches.append(batch)
+            if sum(map(len, batches)) > MOST_LEFT_OVER:
+                raise Lapsed
+        for batch in batches:
             await self._see(self._log.publish([posted.payload for posted in batch]))
 
     async def _stay(self) -> None:
         """Follow the log. Raises Lapsed once the lease is lost, and not before: a Redis that hiccups costs nothing."""
         while self._is_known:
             try:
-                self._take(await self._log.read(self._applied, wait=RENEW_EVERY))
+                await self._catch_up(wait=RENEW_EVERY)
                 if await self._renew() is Grant.REFUSED:
                     raise Lapsed
                 await self._expel_the_dead()
@@ -189,6 +197,13 @@ class Coherence:
                     raise Lapsed from None
                 await asyncio.sleep(RETRY_EVERY)
         raise Lapsed  # writers without Redis did not wait for this instance any more
+
+    async def _catch_up(self, *, wait: float) -> None:
+        """Apply what the log has, waiting so many seconds for the first of it. Others have their turn after each piece."""
+        while len(entries := await self._log.read(self._applied, wait=wait)) == AT_ONCE:
+            self._take(entries)
+            wait = 0
+        self._take(entries)
 
     def _take(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

@@ -18,8 +18,8 @@ import structlog
 from services.chassis.coherence import LEASE, REGISTERED_FOR, Coherence, Replica, now
 from services.chassis.crashpoint import crashpoint
 from services.chassis.ending import end
-from services.chassis.lease_log import LeaseLog, Standing
-from services.chassis.outbox import Outbox
+from services.chassis.lease_log import AT_ONCE, LeaseLog, Standing
+from services.chassis.outbox import BATCH, Outbox
 from services.chassis.postgres import Posted
 from services.chassis.redis import RedisDown
 from watchword.errors import FanoutPending, WatchwordError
@@ -84,7 +84,7 @@ class Fanout:
         began = time.monotonic()
         try:
             async with asyncio.timeout(min(budget, BUDGET if takes_away else GIFT_BUDGET)):
-                await asyncio.shield(self._enqueue(posted))
+                await asyncio.shield(self._enqueue(posted).done)
         except TimeoutError:
             log.warning("fanout_pending", changes=len(posted), takes_away=takes_away)
             if takes_away:
@@ -94,15 +94,19 @@ class Fanout:
 
     async def settle(self, *, budget: float = BUDGET) -> None:
         """Return when nothing that is committed waits any more, for an answer that says that nothing is left to do. Raises FanoutPending."""
-        waiting = [posted async for batch in self._outbox.batches() for posted in batch]
-        delivered = set(self._delivered)  # everybody has them; they are only not struck off yet
-        await self.spread([posted for posted in waiting if posted.id not in delivered], budget=budget)
+        ends, is_first = now() + budget, True
+        async for batch in self._outbox.batches():
+            if is_first and not await self._is_any_leased():
+                return  # whatever waits: nobody answers from memory, and who will loads it before
+            is_first = False
+            delivered = set(self._delivered)  # everybody has them; they are only not struck off yet
+            await self.spread([posted for posted in batch if posted.id not in delivered], budget=ends - now())
 
-    def _enqueue(self, posted: Sequence[Posted]) -> asyncio.Future[None]:
+    def _enqueue(self, posted: Sequence[Posted]) -> Waiting:
         waiting = Waiting(posted, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._work.set()
-        return waiting.done
+        return waiting
 
     async def _pass_on(self) -> None:
         pause = SHORTEST
@@ -128,7 +132,14 @@ class Fanout:
     async def _push(self) -> Standing:
         """Put into the log what is not in its present epoch, take away leases that are over, and return how things stand."""
         sightings = self._coherence.sightings
-        fresh = [one for one in self._waiting if not one.epoch or one.epoch != sightings.epoch]
+        fresh: list[Waiting] = []
+        room = AT_ONCE
+        for one in self._waiting:
+            if not one.epoch or one.epoch != sightings.epoch:
+                room -= len(one.posted)
+                if fresh and room < 0:
+                    break  # the next time
+                fresh.append(one)
         if not fresh:
             standing = await self._log.standing()
         else:
@@ -157,13 +168,16 @@ class Fanout:
         """Acknowledge by Postgres: if no instance answers from memory, or if another instance has passed the changes on."""
         committed = list(self._waiting)
         try:
-            if not await self._outbox.is_any_leased(seen_within=timedelta(seconds=REGISTERED_FOR + SWEEP_MARGIN)):
+            if not await self._is_any_leased():
                 self._acknowledge(committed)  # they stay in the outbox: who takes a lease next puts them into the log first
                 return
             left = await self._outbox.find_left([posted.id for one in committed for posted in one.posted])
             self._acknowledge([one for one in committed if not any(posted.id in left for posted in one.posted)])
         except WatchwordError:
             return  # neither answers: nothing is acknowledged
+
+    async def _is_any_leased(self) -> bool:
+        return await self._outbox.is_any_leased(seen_within=timedelta(seconds=REGISTERED_FOR + SWEEP_MARGIN))
 
     def _acknowledge(self, finished: Sequence[Waiting]) -> None:
         for one in finished:
@@ -192,14 +206,9 @@ class Fanout:
         while True:
             await asyncio.sleep(RELAY_EVERY)
             try:
-                own = {posted.id for one in self._waiting for posted in one.posted}
-                posted = [one for one in await self._outbox.list(older_than=RELAY_AFTER) if one.id not in own]
-                if posted:
-                    log.info("relaying", changes=len(posted))
-                    crashpoint("relay.before_passing_on")
-                    for one in posted:
-                        self._replica.apply(one.payload)
-                    self._enqueue(posted)
+                after: int | None = 0
+                while after is not None:
+                    after = await self._relay_after(after)
                 if self._waiting:
                     await self._outbox.forget_the_gone()
                 await self._outbox.sweep(unseen_for=timedelta(seconds=REGISTERED_FOR + 2 * SWEEP_MARGIN))
@@ -207,3 +216,20 @@ class Fanout:
                 continue
             except Exception:  # a defect must not end the relaying
                 log.exception("relay_failed")
+
+    async def _relay_after(self, after: int) -> int | None:
+        """Pass on a batch of what lost its writer; return where the next begins, if there is more and this one went through."""
+        batch = await self._outbox.list(older_than=RELAY_AFTER, after=after)
+        own = {posted.id for one in self._waiting for posted in one.posted}
+        posted = [one for one in batch if one.id not in own]
+        if posted:
+            log.info("relaying", changes=len(posted))
+            crashpoint("relay.before_passing_on")
+            for one in posted:
+                self._replica.apply(one.payload)
+            waiting = self._enqueue(posted)
+            if len(batch) == BATCH:
+                await asyncio.wait([waiting.done], timeout=RELAY_EVERY)
+                if not waiting.done.done() or not waiting.epoch:
+                    return None  # it did not go through Redis, and the next would not
+        return batch[-1].id if len(batch) == BATCH else None

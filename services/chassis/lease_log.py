@@ -16,6 +16,7 @@ from uuid import uuid4
 from services.chassis.redis import Redis, RedisDown, Script
 
 LOG_LENGTH = 10_000  # changes kept; who is further behind loads a snapshot
+AT_ONCE = 1_000  # changes read or written by one command: some milliseconds
 
 _OPEN = """
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
@@ -143,8 +144,9 @@ class LeaseLog:
         return await self._run(_EXPEL, epoch, instance, turn)
 
     async def read(self, after: int, *, wait: float) -> list[Entry]:
-        """Return the changes after number `after`, waiting up to `wait` seconds for the first."""
-        reply = await self._redis.call("XREAD", "BLOCK", max(1, int(wait * 1000)), "STREAMS", self._keys[1], f"{after}-0", wait=wait)
+        """Return the changes after number `after`, at most AT_ONCE, waiting up to `wait` seconds for the first."""
+        block = max(1, int(wait * 1000))
+        reply = await self._redis.call("XREAD", "COUNT", AT_ONCE, "BLOCK", block, "STREAMS", self._keys[1], f"{after}-0", wait=wait)
         try:
             return [Entry(int(number.partition("-")[0]), fields["change"]) for _, entries in _pairs(reply) for number, fields in entries]
         except (KeyError, ValueError, TypeError, AttributeError) as error:

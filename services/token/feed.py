@@ -5,10 +5,12 @@ all instances follow, so a cursor of one instance is good at every other.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from services.chassis.coherence import Coherence, now
@@ -20,6 +22,8 @@ from watchword.errors import ResourceExhausted
 
 KEPT = 10_000  # changes
 MAX_WATCHERS = 5000
+ENOUGH = 1000  # revocations told at once
+T = TypeVar("T")
 Told = Revocation | notices.SessionsNotice | None  # None for what is not about revocations
 GATHER = 0.005  # seconds in which changes gather before those who watch are woken
 
@@ -50,6 +54,7 @@ class Happened:
     place: Place
     revocations: Sequence[Revocation]
     at: float | None
+    is_all: bool
 
 
 class Feed:
@@ -60,6 +65,7 @@ class Feed:
         self._record: deque[tuple[int, Told]] = deque(maxlen=KEPT)
         self._epoch = ""
         self._woken = asyncio.Event()
+        self._pace = asyncio.Lock()
         self._reports: dict[object, frozenset[str]] = {}
         self._admitted = 0
 
@@ -109,16 +115,31 @@ class Feed:
             return
 
     def since(self, place: Place, tenants: frozenset[UUID] | None) -> Happened | None:
-        """Return what happened since `place`, as far as it concerns `tenants`; None if the record does not reach back to it."""
+        """Return what happened first since `place`, as far as it concerns `tenants`; None if the record does not reach back to it."""
         at = now() if self._coherence.is_current else None
         epoch, seq = self._coherence.position
         if place.epoch != epoch or place.epoch != self._epoch or not self._first - 1 <= place.seq <= seq:
             return None
-        found = [one for _, told in self._after(place.seq) for one in _concerning(told, tenants)]
-        return Happened(Place(epoch, seq), found, at)
+        found: list[Revocation] = []
+        for number, told in self._after(place.seq):
+            found += _concerning(told, tenants)
+            if len(found) >= ENOUGH and number < seq:
+                return Happened(Place(epoch, number), found, None, is_all=False)
+        return Happened(Place(epoch, seq), found, at, is_all=True)
 
-    def snapshot(self, tenants: frozenset[UUID] | None) -> tuple[Place, Iterator[Revocation]] | None:
-        """Return everything that is revoked in `tenants` (None: in all), and the place from which to go on; None while that is not known."""
+    async def paced(self, work: Callable[[], T]) -> T:
+        """Do a small piece of what those who begin anew need: one piece after the other, whoever they are, and as long a rest after each.
+
+        After Redis was away all begin anew at once, and whoever has calls must not wait for them.
+        """
+        async with self._pace:
+            began = time.thread_time()
+            done = work()
+            await asyncio.sleep(time.thread_time() - began)
+            return done
+
+    def snapshot(self, tenants: frozenset[UUID] | None) -> tuple[Place, Iterator[list[Revocation]]] | None:
+        """Return all that is revoked in `tenants` (None: in all), in parts, and the place from which to go on; None while that is not known."""
         if not self._coherence.is_current:
             return None
         return Place(*self._coherence.position), self._memory.of_tenants(None if tenants is None else tenants | {EVERYWHERE})

@@ -14,6 +14,8 @@ from uuid import UUID
 from services.token.revocations import Name, Revocation, RevokedKind
 
 SHARDS = 1 << 16
+PART = 100  # revocations
+FIRST_TENANT = 0xA57E0000  # unlike what else is in a record, so that a shard without a tenant is told apart at once
 _VALUES = struct.Struct("<IQ?")  # expiry in seconds since 1970, revision, is_disabled
 _NAME_BYTES = 21
 _RECORD_BYTES = _NAME_BYTES + _VALUES.size
@@ -100,16 +102,18 @@ class Revoked:
             if at >= 0:
                 yield _record(shard, at, tenant_id)
 
-    def of_tenants(self, tenant_ids: frozenset[UUID] | None) -> Iterator[Revocation]:
-        """Yield what is held of some tenants, or of all. What is added meanwhile may be among it or not."""
-        yield from [whole for whole in self._whole.values() if tenant_ids is None or whole.tenant_id in tenant_ids]
+    def of_tenants(self, tenant_ids: frozenset[UUID] | None) -> Iterator[list[Revocation]]:
+        """Yield what is held of some tenants, or of all, in many small parts; some are empty. What is added meanwhile may be among it or not."""
+        whole = [one for one in self._whole.values() if tenant_ids is None or one.tenant_id in tenant_ids]
+        yield from (whole[at : at + PART] for at in range(0, len(whole), PART))
         wanted = {number: tenant_id for tenant_id, number in self._tenants.items() if tenant_ids is None or tenant_id in tenant_ids}
         for index in range(SHARDS):
             shard = self._shards[index]
-            for at in range(0, len(shard), _RECORD_BYTES):
-                tenant_id = wanted.get(shard[at + 16 : at + 20])
-                if tenant_id is not None:
-                    yield _record(shard, at, tenant_id)
+            if tenant_ids is not None and _lacks(shard, wanted):
+                yield []
+                continue
+            starts = range(0, len(shard), _RECORD_BYTES)
+            yield [_record(shard, at, tenant_id) for at in starts if (tenant_id := wanted.get(shard[at + 16 : at + 20])) is not None]
 
     def sweep(self, now: float, shards: int = SHARDS) -> None:
         """Forget what has expired by `now` (seconds since 1970), in that many shards, going on where the last sweep ended."""
@@ -150,7 +154,7 @@ class Revoked:
     def _number(self, tenant_id: UUID) -> bytes:
         number = self._tenants.get(tenant_id)
         if number is None:
-            number = self._tenants[tenant_id] = len(self._tenants).to_bytes(4, "little")
+            number = self._tenants[tenant_id] = (FIRST_TENANT + len(self._tenants)).to_bytes(4, "big")
         return number
 
     @staticmethod
@@ -163,6 +167,13 @@ def _find(shard: bytes, name: bytes) -> int:
     while at > 0 and at % _RECORD_BYTES:
         at = shard.find(name, at + 1)
     return at
+
+
+def _lacks(shard: bytes, tenants: Iterable[bytes]) -> bool:
+    for tenant in tenants:  # noqa: SIM110 - `all` takes three times as long
+        if tenant in shard:
+            return False
+    return True
 
 
 def _record(shard: bytes, at: int, tenant_id: UUID) -> Revocation:

@@ -16,7 +16,8 @@ from watchword.token.v1 import token_pb2
 
 CHECKPOINT_EVERY = 0.8  # seconds
 FIRST_WITHIN = 5.0  # seconds until the first message
-CHUNK = 500  # revocations of a snapshot in one message
+CHUNK = 500  # revocations in one message, of a snapshot as many or some more
+LOOKED_THROUGH = 4096  # parts of memory at most for one message: about a millisecond, where a million are not of the tenant
 _KINDS = {kind: token_pb2.RevokedKind.Value(f"REVOKED_KIND_{kind.name}") for kind in RevokedKind}
 
 Response = token_pb2.WatchRevocationsResponse
@@ -92,14 +93,18 @@ class Watcher:
                 for chunk in _chunks(happened.revocations):
                     yield Response(revocations=chunk)
                 yield self._step(place, happened.at)
+                if not happened.is_all:
+                    await asyncio.sleep(0)  # others have their turn while a whole tenant is told
+                    continue
                 told_at = now()
             await self._feed.wait(max(0.0, told_at + CHECKPOINT_EVERY - now()) if happened.at is not None else CHECKPOINT_EVERY)
 
-    async def _reset(self, revocations: Iterator[Revocation]) -> AsyncIterator[Response]:
+    async def _reset(self, parts: Iterator[list[Revocation]]) -> AsyncIterator[Response]:
         yield Response(reset=True, jwks=self._new_jwks())
-        for chunk in _chunks(revocations):
-            yield Response(revocations=chunk)
-            await asyncio.sleep(0)  # others have their turn while a million go out
+        messages = _messages(parts)
+        while (message := await self._feed.paced(lambda: next(messages, None))) is not None:
+            if message.revocations:
+                yield message
 
     def _step(self, place: Place, at: float | None) -> Response:
         response = Response(jwks=self._new_jwks(), cursor=place.cursor)
@@ -133,6 +138,19 @@ def _chunks(revocations: Iterable[Revocation]) -> Iterator[list[token_pb2.Revoca
     left = iter(revocations)
     while chunk := [_revocation(one) for one in islice(left, CHUNK)]:
         yield chunk
+
+
+def _messages(parts: Iterator[list[Revocation]]) -> Iterator[Response]:
+    """Yield a snapshot's messages; one without anything where much was looked through in vain."""
+    ended = False
+    while not ended:
+        found: list[Revocation] = []
+        looked = 0
+        while not ended and looked < LOOKED_THROUGH and len(found) < CHUNK:
+            part = next(parts, None)
+            ended, looked = part is None, looked + 1
+            found += part or ()
+        yield Response(revocations=[_revocation(one) for one in found])
 
 
 def _revocation(revocation: Revocation) -> token_pb2.Revocation:

@@ -40,10 +40,11 @@ class RevocationStore:
     """  # noqa: S608
 
     async def list_live(self, *, page: int) -> AsyncIterator[tuple[list[Plain], list[Revocation]]]:
-        """Yield all revocations that still matter, the plain ones `page` at a time. Those of one row are of some state between beginning and end."""
+        """Yield all revocations that still matter, `page` at a time. Those of one row are of some state between beginning and end."""
         async for rows in self._database.pages(self._LIST_LIVE, size=page):
             yield [tuple(row) for row in rows], []
-        yield [], [_revocation(row) for row in await self._database.fetch(self._LIST_LIVE_WHOLE)]
+        async for rows in self._database.pages(self._LIST_LIVE_WHOLE, size=page):
+            yield [], [_revocation(row) for row in rows]
 
     _FIND_REVISION = "SELECT revision FROM suite.tenant_revision WHERE tenant_id = $1"
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,9 +21,9 @@ from services.chassis import coherence as membership
 from services.chassis import coherent as assembly
 from services.chassis.coherence import Coherence
 from services.chassis.coherent import coherent
-from services.chassis.lease_log import Entry, Grant, LeaseLog, Standing
+from services.chassis.lease_log import AT_ONCE, LOG_LENGTH, Entry, Grant, LeaseLog, Standing
 from services.chassis.outbox import BATCH
-from services.chassis.postgres import Database
+from services.chassis.postgres import Database, Posted
 from services.chassis.redis import Redis
 from services.chassis.settings import ChassisSettings, load
 from services.chassis.tenancy import DEFAULT_TENANT
@@ -401,13 +401,108 @@ async def test_a_repeat_is_answered_when_its_change_is_known_however_many_wait_b
     """The writer died after its commit, and after a long time without Redis the outbox is long: its oldest part is not the whole."""
     async with member(stores, service_keys) as one:
         await eventually(one.is_current)
-        insert = "INSERT INTO change (takes_away, payload) SELECT true, n::text FROM generate_series(1, $1::int) n"
-        await one.database.execute(insert, BATCH + 1)
+        await _post(one, BATCH + 1)
 
         assert one.database._spreader is not None
         await one.database._spreader.settle(budget=5)
 
         assert str(BATCH + 1) in one.memory.changes
+
+
+async def _post(one: Member, count: int) -> None:
+    """Leave so many changes to be passed on, as others do who die or whose Redis is away."""
+    await one.database.execute("INSERT INTO change (takes_away, payload) SELECT true, n::text FROM generate_series(1, $1::int) n", count)
+
+
+class Sizes(LeaseLog):
+    """A log that notes how much is written and read at once."""
+
+    written: list[int]
+    read_: list[int]
+
+    async def publish(self, changes: Sequence[str]) -> Standing:
+        self.written.append(len(changes))
+        return await super().publish(changes)
+
+    async def read(self, after: int, *, wait: float) -> list[Entry]:
+        entries = await super().read(after, wait=wait)
+        self.read_.append(len(entries))
+        return entries
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> type[Sizes]:
+    """The log of the members of this test."""
+    Sizes.written, Sizes.read_ = [], []
+    monkeypatch.setattr(assembly, "LeaseLog", Sizes)
+    return Sizes
+
+
+async def test_more_is_left_over_than_the_log_holds_and_nobody_loads_in_vain(stores: Stores, service_keys: Keys) -> None:
+    """After a long time without Redis. Who noted its place before, and then put all of that into the log, had lost its place when it had loaded."""
+    async with member(stores, service_keys) as one:
+        await eventually(one.is_current)
+        await _post(one, 2 * LOG_LENGTH)
+        await one.log.publish([UNREADABLE])  # it joins anew
+
+        await eventually(lambda: _not(one.is_current))
+        await eventually(one.is_current, within=20)
+
+        assert one.memory.loads == 2
+        assert await one.database.fetch("SELECT 1 FROM change OFFSET 2000") == []
+
+
+async def test_who_is_far_behind_catches_up_piece_by_piece_and_keeps_its_lease(stores: Stores, service_keys: Keys, sizes: type[Sizes]) -> None:
+    """Ten thousand changes in one piece would hold up every call, and the renewal."""
+    async with member(stores, service_keys) as one:
+        await eventually(one.is_current)
+        for _ in range(3):
+            await one.log.publish(["change"] * 900)
+
+        async def has_all() -> bool:
+            return len(one.memory.changes) == 2700
+
+        await eventually(has_all)
+        assert one.memory.loads == 1
+        await one.log.publish(["change"] * 2500)  # in one step, between two renewals
+
+        async def has_more() -> bool:
+            return len(one.memory.changes) == 5200
+
+        await eventually(has_more)
+        assert one.coherence.is_current
+        assert one.memory.loads == 1
+        assert max(sizes.read_) == AT_ONCE
+
+
+async def test_changes_of_many_calls_go_to_the_log_a_thousand_at_a_time(stores: Stores, service_keys: Keys, sizes: type[Sizes]) -> None:
+    """A script of ten thousand takes longer than a command may, is given up, and is sent again."""
+    async with member(stores, service_keys) as one:
+        await eventually(one.is_current)
+        await _post(one, 2700)
+        rows = await one.database.fetch("SELECT id, payload, takes_away FROM change ORDER BY id")
+        posted = [Posted(*row) for row in rows]
+        spreader = one.database._spreader
+        assert spreader is not None
+
+        await asyncio.gather(*(spreader.spread(posted[at : at + 900], budget=5) for at in range(0, 2700, 900)))
+
+        assert 0 < max(sizes.written) <= AT_ONCE
+        assert sum(sizes.written) >= 2700
+        assert set(one.memory.changes) >= {posted.payload for posted in posted}
+
+
+async def test_where_nobody_answers_from_memory_nothing_that_waits_is_read(stores: Stores, service_keys: Keys) -> None:
+    """While Redis is away the outbox grows, and any revocation that finds nothing to revoke would apply all of it."""
+    async with member(stores, service_keys, redis_url=f"redis://127.0.0.1:{free_port()}") as one:
+        await _post(one, 10)
+        spreader = one.database._spreader
+        assert spreader is not None
+
+        await spreader.settle(budget=1)
+
+        assert one.memory.changes == []
+        assert not one.coherence.is_current
 
 
 async def test_who_watches_an_instance_that_joins_anew_begins_anew_too(stores: Stores, service_keys: Keys) -> None:

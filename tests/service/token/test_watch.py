@@ -1,10 +1,12 @@
 """WatchRevocations as the server serves it: nothing is missed from a cursor on, at any instance, and only what is the caller's own is told."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import groupby, pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +18,7 @@ from services.token import feed as feed_module
 from services.token import notices, watch_servicer
 from services.token.feed import Feed
 from services.token.keys import KeyRing
+from services.token.revocations import Revocation, RevokedKind
 from services.token.revoked import Revoked
 from services.token.store.keys import KeyStore
 from services.token.vault import Vault
@@ -202,3 +205,74 @@ async def test_who_reads_too_slowly_begins_anew(stores: Stores, service_keys: Ke
 
         await eventually(has_heard)
         assert (await anext(stream)).reset
+
+
+async def test_a_whole_tenant_is_told_in_parts_and_a_checkpoint_comes_after_the_last(stores: Stores, service_keys: Keys) -> None:
+    """A hundred thousand sessions at once would hold up every call, once for each who watches."""
+    async with small(stores, service_keys) as (watch, _feed, one), asyncio.timeout(PATIENCE):
+        stream = watch.watch(saying(token_pb2.WatchRevocationsRequest()), call())
+        while not (await anext(stream)).HasField("checkpoint"):
+            continue
+        ids = [uuid4() for _ in range(5 * feed_module.ENOUGH)]
+        end = datetime.now(UTC) + timedelta(hours=1)
+        parts = [ids[at : at + feed_module.ENOUGH] for at in range(0, len(ids), feed_module.ENOUGH)]
+        await one.log.publish([notices.encode(notices.SessionsNotice.of(UUID(TENANT), part, revision=1, expire_time=end)) for part in parts])
+
+        told: set[str] = set()
+        checkpoints: list[int] = []
+        places: set[str] = set()
+        while len(told) < len(ids) or not checkpoints:
+            response = await anext(stream)
+            assert len(response.revocations) <= watch_servicer.CHUNK
+            told |= {one.key for one in response.revocations}
+            if response.cursor:
+                places.add(response.cursor)
+            if response.HasField("checkpoint"):
+                checkpoints.append(len(told))
+
+    assert told == {str(one) for one in ids}
+    assert set(checkpoints) <= {0, len(ids)}
+    assert len(places) >= 5
+
+
+async def test_of_memory_each_is_told_its_own_in_small_messages() -> None:
+    """Of a tenant with few among many, of one with many, and of all; the few that are kept whole are among them."""
+    memory, few, many = Revoked(), uuid4(), uuid4()
+    end = datetime.now(UTC) + timedelta(hours=1)
+    own = {
+        tenant: [Revocation(tenant, RevokedKind.SESSION, uuid4(), 1, end) for _ in range(count)]
+        + [Revocation(tenant, RevokedKind.SUBJECT, uuid4(), 1, end, issued_before=end) for _ in range(count // 4)]
+        for tenant, count in ((few, 8), (many, 5000))
+    }
+    for one in (*own[few], *own[many]):
+        memory.add(one)
+
+    for tenants, wanted in ((frozenset({few}), own[few]), (frozenset({many}), own[many]), (None, own[few] + own[many])):
+        messages = list(watch_servicer._messages(memory.of_tenants(tenants)))
+        assert sorted(one.key for message in messages for one in message.revocations) == sorted(str(one.key) for one in wanted)
+        assert max(len(message.revocations) for message in messages) < watch_servicer.CHUNK + 200
+        assert len(messages) >= 16  # so that nobody waits while all of memory is looked through
+
+
+async def test_those_who_begin_anew_take_turns_and_rest() -> None:
+    """However many they are, half of the time is left to the calls."""
+    feed, log = Feed(Revoked()), []
+
+    def work(name: str) -> str:
+        log.append(f"{name} begins")
+        began = time.thread_time()
+        while time.thread_time() < began + 0.02:
+            pass
+        return name
+
+    async def rests() -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            log.append("others")
+
+    others = asyncio.create_task(rests())
+    assert await asyncio.gather(*(feed.paced(partial(work, name)) for name in "abc")) == ["a", "b", "c"]
+    others.cancel()
+
+    assert [entry for entry, _ in groupby(log) if entry != "others"] == ["a begins", "b begins", "c begins"]
+    assert all(log[log.index(f"{name} begins") + 1 :][:5] == ["others"] * 5 for name in "ab")
