@@ -14,6 +14,7 @@ from services.token.revocations import Revocation, RevokedKind
 from services.token.revoked import Plain
 from services.token.sessions import MAX_ACCESS_LIFE
 
+ENDED_AT_ONCE = 10_000  # sessions: a quarter of a second of one statement, which may take five
 TOLD_AT_ONCE = 1000  # sessions in one notice, which is then of some 20 KB
 
 
@@ -175,15 +176,21 @@ _END_SESSION = "UPDATE session SET end_time = $3, end_cause = $4 WHERE tenant_id
 
 
 def _ending(of: str) -> str:
-    """Return a statement that ends the sessions with $2 in the column `of` that were opened before $3, and returns those that were used since $4."""
+    """Return a statement that ends sessions with $2 in the column `of` that were opened before $3, at most ENDED_AT_ONCE.
+
+    It returns how many it found, some of which others may have ended just then, and which of those that it ended were used since $4.
+    """
     return f"""
-        WITH ended AS (
-            UPDATE session SET end_time = $5, end_cause = $6
+        WITH found AS MATERIALIZED (
+            SELECT id FROM session
             WHERE tenant_id = $1 AND {of} = $2 AND end_time IS NULL AND id IS DISTINCT FROM $7
               AND create_time < coalesce($3, 'infinity'::timestamptz)
-            RETURNING id, last_used_time
+            LIMIT {ENDED_AT_ONCE}
+        ), ended AS (
+            UPDATE session AS s SET end_time = $5, end_cause = $6 FROM found WHERE s.id = found.id AND s.end_time IS NULL
+            RETURNING s.id, s.last_used_time
         )
-        SELECT id FROM ended WHERE last_used_time >= $4
+        SELECT (SELECT count(*) FROM found) AS found, (SELECT array_agg(id) FROM ended WHERE last_used_time >= $4) AS used
     """  # noqa: S608
 
 
@@ -208,7 +215,13 @@ async def end_sessions(connection: Connection, revocation: Revocation, cause: st
     issued_before = revocation.issued_before
     since = max(issued_before, now - MAX_ACCESS_LIFE) if issued_before else None
     about = (revocation.tenant_id, revocation.key, issued_before, since, now, cause, revocation.spared_session_id)
-    return [row["id"] for row in await connection.fetch(statement, *about)]
+    used: list[UUID] = []
+    is_all = False
+    while not is_all:
+        row = await connection.fetchrow(statement, *about)
+        used += row["used"] or ()
+        is_all = row["found"] < ENDED_AT_ONCE
+    return used
 
 
 def _revocation(row: Row) -> Revocation:
