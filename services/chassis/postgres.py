@@ -42,6 +42,8 @@ LATE = 0.1  # seconds by which this process is late when it, and not Postgres, h
 BACK = 0.05  # seconds of a deadline kept for the answer's way back
 RESERVED_CONNECTIONS = 10  # left for operators and backups
 RECYCLE_AFTER = 3600.0  # seconds an idle connection lives
+SWEPT_AT_ONCE = 10_000  # rows; a statement that deletes them stays far below its timeout
+MOST_BATCHES = 50  # of one sweep; what is left then waits for the next
 UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -113,6 +115,34 @@ class Posted:
     id: int
     payload: str
     takes_away: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What is deleted because its time is over: rows of `table` whose `column` lies before the instant `before`, the oldest first.
+
+    before  in SQL, by Postgres's own clock: one host with a fast clock would otherwise delete what others need
+    batch   how many rows one statement deletes
+    """
+
+    table: str
+    column: str
+    before: str = "now()"
+    batch: int = SWEPT_AT_ONCE
+
+    @property
+    def sql(self) -> str:
+        """The statement that deletes a batch.
+
+        A row that somebody holds, and may be renewing, is left for the next time: a sweep waits for nobody.
+        """
+        # An index on `column` finds what lies before now(), not before clock_timestamp(), which is another at each row. The rows stay where they are
+        # until they are deleted, for they are locked. An array of them is made once, whatever the plan.
+        return f"""
+            DELETE FROM {self.table} WHERE ctid = ANY(ARRAY(
+                SELECT ctid FROM {self.table} WHERE {self.column} < {self.before} ORDER BY {self.column} LIMIT {self.batch} FOR UPDATE SKIP LOCKED
+            ))
+        """  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +268,13 @@ class Database:
         """Run one statement that needs neither audit nor request_id."""
         async with self.connection() as connection:
             await connection.execute(sql, *args)
+
+    async def sweep(self, sweep: Sweep) -> None:
+        """Delete what `sweep` says, batch by batch while they are full, at most MOST_BATCHES of them."""
+        for _ in range(MOST_BATCHES):
+            async with self.connection() as connection:
+                if await connection.execute(sweep.sql) != f"DELETE {sweep.batch}":
+                    return
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -461,9 +498,11 @@ class Database:
         rows = await change.connection.fetch(booking, *columns)
         return [Posted(row["id"], *notice) for row, notice in zip(rows, change.notices, strict=True)] if change.notices else []
 
+    FORGET_REQUESTS = Sweep("request", "create_time", before="now() - interval '24 hours'")
+
     async def forget_requests(self) -> None:
         """Delete request records older than 24 hours."""
-        await self.execute("DELETE FROM request WHERE create_time < now() - interval '24 hours'")
+        await self.sweep(self.FORGET_REQUESTS)
 
 
 _CLAIM = """

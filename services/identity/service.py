@@ -89,16 +89,12 @@ class Identity:
             ("mail", LOOK_EVERY, self.mail_room.send_due),
             ("tasks", LOOK_EVERY, self.tasks.do_due),
             ("audit", SEAL_EVERY, self.audit_seals.seal_due),
-            ("sweep", SWEEP_EVERY, self.sweep),
+            ("requests", SWEEP_EVERY, self.database.forget_requests),
+            ("done_tasks", SWEEP_EVERY, self.task_store.sweep),
+            ("codes", SWEEP_EVERY, self.accounts.sweep_codes),
         ]
         async with relayed(works):
             yield
-
-    async def sweep(self) -> None:
-        """Delete what nobody can ask for any more."""
-        await self.database.forget_requests()
-        await self.task_store.sweep()
-        await self.accounts.sweep(self.clock.now())
 
 
 async def main() -> None:

@@ -1,12 +1,12 @@
 """Accounts and one-time codes in Postgres."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
 from services.chassis.crashpoint import crashpoint
-from services.chassis.postgres import Change, Connection, Database, Row
+from services.chassis.postgres import Change, Connection, Database, Row, Sweep
 from services.chassis.tenancy import TenantId
 from services.identity.accounts import Account, AccountState, Credential, NewAccount
 from services.identity.codes import CodeKind, Redeemed
@@ -231,9 +231,11 @@ class AccountStore:
         """Make all codes of an account worthless."""
         await change.connection.execute(self._DELETE_CODES, account_id)
 
-    async def sweep(self, now: datetime) -> None:
+    SWEEP_CODES = Sweep("code", "expire_time", before="now() - interval '1 day'")
+
+    async def sweep_codes(self) -> None:
         """Delete codes that expired a day ago."""
-        await self._database.execute("DELETE FROM code WHERE expire_time < $1", now - timedelta(days=1))
+        await self._database.sweep(self.SWEEP_CODES)
 
 
 async def read_account(connection: Connection, tenant_id: TenantId, email_key: str) -> Account | None:

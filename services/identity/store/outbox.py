@@ -6,7 +6,7 @@ peer is asked, and a killed instance's work comes up again by itself. Due times 
 
 from uuid import UUID
 
-from services.chassis.postgres import Change, Connection, Database, Row, new_id
+from services.chassis.postgres import Change, Connection, Database, Row, Sweep, new_id
 from services.chassis.sealing import Sealer
 from services.chassis.tenancy import TenantId
 from services.identity.accounts import Account
@@ -118,9 +118,11 @@ class TaskStore:
         """Note that a task is done."""
         await self._database.execute(self._FINISH, task_id, consistency_token)
 
+    SWEEP = Sweep("task", "done_time", before="now() - interval '25 hours'")
+
     async def sweep(self) -> None:
         """Delete tasks that were done more than a day ago: nobody can ask for them by request_id any more."""
-        await self._database.execute("DELETE FROM task WHERE done_time < now() - interval '25 hours'")
+        await self._database.sweep(self.SWEEP)
 
 
 def _task(row: Row) -> Task:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
-from services.chassis.postgres import Change, Database
+from services.chassis.postgres import Change, Database, Sweep
 from services.chassis.tenancy import TenantId
 from services.rbac.model import Edge, Group, Role, RoleBinding, Subject, SubjectType, Written
 from services.rbac.nodes import Revision, Snapshot, State
@@ -31,8 +31,6 @@ from services.rbac.store.rows import (
 from watchword.errors import PermissionDenied
 
 T = TypeVar("T")
-
-_FORGET_CHANGES = "DELETE FROM policy_change WHERE create_time < now() - interval '24 hours'"
 
 
 class RbacStore:
@@ -137,10 +135,12 @@ class RbacStore:
         """Write audit rows of something that changed nothing."""
         await self._database.note(call, *events)
 
+    FORGET_CHANGES = Sweep("policy_change", "create_time", before="now() - interval '24 hours'")
+
     async def sweep(self) -> None:
         """Delete the records of requests and changes older than a day."""
         await self._database.forget_requests()
-        await self._database.execute(_FORGET_CHANGES)
+        await self._database.sweep(self.FORGET_CHANGES)
 
     async def ping(self) -> None:
         """Return if Postgres answers."""

@@ -7,7 +7,7 @@ from uuid import UUID
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
 from services.chassis.crashpoint import crashpoint
-from services.chassis.postgres import Change, Connection, Database, Row, bump
+from services.chassis.postgres import Change, Connection, Database, Row, Sweep, bump
 from services.chassis.tenancy import TenantId
 from services.token.notices import SessionsNotice, encode
 from services.token.revocations import Revocation, RevokedKind
@@ -75,16 +75,11 @@ class RevocationStore:
 
         return await self._database.change(call, int, effect)
 
-    # The condition stands outside too: a row that was renewed while the sweep waited for it is judged anew only there. The clock is Postgres's: one
-    # host with a fast clock would otherwise revive tokens everywhere.
-    SWEEP = """
-        DELETE FROM revocation WHERE expire_time < clock_timestamp() AND (tenant_id, key, kind) IN
-            (SELECT tenant_id, key, kind FROM revocation WHERE expire_time < clock_timestamp() LIMIT 10000)
-    """
+    SWEEP = Sweep("revocation", "expire_time")
 
     async def sweep(self) -> None:
         """Delete what has expired."""
-        await self._database.execute(self.SWEEP)
+        await self._database.sweep(self.SWEEP)
 
 
 # In the order of the array.

@@ -8,7 +8,7 @@ from uuid import UUID
 from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
 from services.chassis.crashpoint import crashpoint
-from services.chassis.postgres import Change, Database, Row, bump
+from services.chassis.postgres import Change, Database, Row, Sweep, bump
 from services.chassis.tenancy import TenantId
 from services.token.revocations import Revocation
 from services.token.sessions import Ended, Outcome, Redemption, RefreshRecord, Session
@@ -201,15 +201,11 @@ class SessionStore:
 
         return await self._database.change(call, kind, effect)
 
-    # The condition stands outside too: a row that was renewed while the sweep waited for it is judged anew only there.
-    _SWEEP = """
-        DELETE FROM session WHERE expire_time < clock_timestamp() AND id IN
-            (SELECT id FROM session WHERE expire_time < clock_timestamp() LIMIT 1000)
-    """
+    SWEEP = Sweep("session", "expire_time", batch=100)  # each takes its refresh tokens along, of which there may be hundreds
 
     async def sweep(self) -> None:
-        """Delete what has expired, by Postgres's clock."""
-        await self._database.execute(self._SWEEP)
+        """Delete what has expired."""
+        await self._database.sweep(self.SWEEP)
 
 
 def _session(row: Row) -> Session:
