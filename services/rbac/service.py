@@ -1,11 +1,7 @@
 """How rbac is put together: read from top to bottom, each thing stands on those above it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
 from services.chassis import gauges, telemetry
@@ -25,6 +21,7 @@ from services.chassis.server import serve
 from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
 from services.chassis.skew import compared
+from services.chassis.tending import tended
 from services.rbac import metrics
 from services.rbac.authority import OwnDecider
 from services.rbac.authzen_servicer import AuthZenServicer
@@ -64,8 +61,6 @@ from watchword.token.v1 import token_pb2_grpc
 
 MAX_MESSAGE = 1024 * 1024  # bytes: a batch of 1000 questions of the longest names
 TEND_EVERY = 300.0  # seconds between looks for what has expired
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,27 +155,9 @@ async def main() -> None:
                 if not coherence.is_current:
                     await decides.store.ping()
 
-            async with tended(decides.store.sweep):
+            works = [("requests", database.forget_requests), ("changes", decides.store.forget_changes)]
+            async with tended(works, every=TEND_EVERY):
                 told = metrics.told(decides.checker, memory, lambda: assembly.watchers.watchers)
                 stores = (gauges.database(database), gauges.redis(redis))
                 own = (*stores, gauges.clock(skew), gauges.lease(coherence), gauges.callers(authenticator), told)
                 await serve(settings, assembly.edge, assembly.servicers, redis=redis, probe=probe, metrics=own, max_message_bytes=MAX_MESSAGE)
-
-
-@asynccontextmanager
-async def tended(sweep: Callable[[], Awaitable[None]], every: float = TEND_EVERY) -> AsyncIterator[None]:
-    """Delete what has expired, `every` so many seconds while inside. A sweep that fails is logged, and does not end the sweeping."""
-
-    async def tend() -> None:
-        while True:
-            await asyncio.sleep(every)
-            try:
-                await sweep()
-            except Exception:
-                log.exception("tending_failed")
-
-    task = asyncio.create_task(tend(), name="tend")
-    try:
-        yield
-    finally:
-        task.cancel()

@@ -1,13 +1,10 @@
 """How token is put together: read from top to bottom, each thing stands on those above it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
 from services.chassis import gauges, telemetry
@@ -27,6 +24,7 @@ from services.chassis.service_identity import ServiceIdentity
 from services.chassis.settings import load
 from services.chassis.skew import Skew, compared
 from services.chassis.tenancy import TenantId
+from services.chassis.tending import tended
 from services.token import metrics
 from services.token.exchange import Exchange
 from services.token.feed import Feed
@@ -49,7 +47,7 @@ from services.token.store.revocations import RevocationStore
 from services.token.store.sessions import SessionStore
 from services.token.verifier import Answer, Question, Verdict, Verifier
 from services.token.watch_servicer import Watch
-from watchword.errors import TokenInvalid, WatchwordError
+from watchword.errors import TokenInvalid
 from watchword.token.v1 import key_pb2, session_pb2, token_pb2
 from watchword.tokens import Claims, SubjectKind
 
@@ -57,8 +55,6 @@ MAX_MESSAGE = 1024 * 1024  # bytes: a batch of 100 tokens of 8 KiB
 TEND_EVERY = 5.0  # seconds between looks for what has expired
 REMEMBERED = 10_000  # callers
 SWEEPS = 16  # tendings in which all of memory is swept once
-
-log = structlog.get_logger()
 
 
 class OwnAuthenticator:
@@ -137,14 +133,12 @@ async def main() -> None:
                 if not coherence.is_current:
                     await database.ping()
 
-            async def tend() -> None:
-                """Forget what has expired; in memory by the earlier of two clocks, for one that was fast may be set back."""
+            async def forget() -> None:
+                """Forget in memory what has expired, by the earlier of two clocks, for one that was fast may be set back."""
                 memory.sweep(await skew.measure(), SHARDS // SWEEPS)
-                await revocations.sweep()
-                await sessions.sweep()
-                await database.forget_requests()
 
-            async with rotation.running(), _tended(tend):
+            works = [("memory", forget), ("revocations", revocations.sweep), ("sessions", sessions.sweep), ("requests", database.forget_requests)]
+            async with rotation.running(), tended(works, every=TEND_EVERY):
                 own = (
                     gauges.database(database),
                     gauges.redis(redis),
@@ -201,24 +195,3 @@ def assemble(
         ),
         (key_pb2.DESCRIPTOR.services_by_name["KeyService"], KeyServicer(ring, rotation, max_age=settings.JWKS_MAX_AGE)),
     ]
-
-
-@asynccontextmanager
-async def _tended(tend: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Call `tend` every few seconds while inside."""
-
-    async def keep_tending() -> None:
-        while True:
-            await asyncio.sleep(TEND_EVERY)
-            try:
-                await tend()
-            except WatchwordError as error:
-                log.warning("tending_failed", reason=error.reason)
-            except Exception:  # a defect must not end the tending
-                log.exception("tending_failed")
-
-    task = asyncio.create_task(keep_tending(), name="tend")
-    try:
-        yield
-    finally:
-        task.cancel()

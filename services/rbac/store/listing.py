@@ -137,9 +137,8 @@ class RbacStore:
 
     FORGET_CHANGES = Sweep("policy_change", "create_time", before="now() - interval '24 hours'")
 
-    async def sweep(self) -> None:
-        """Delete the records of requests and changes older than a day."""
-        await self._database.forget_requests()
+    async def forget_changes(self) -> None:
+        """Delete the records of changes older than a day."""
         await self._database.sweep(self.FORGET_CHANGES)
 
     async def ping(self) -> None:

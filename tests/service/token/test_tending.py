@@ -19,6 +19,10 @@ _INSERT = """
     INSERT INTO token.revocation (tenant_id, key, kind, revision, spared_revision, is_disabled, revoke_time, expire_time)
     VALUES ($1, $1, 'token', 1, 0, false, $2, $2)
 """
+_INSERT_REQUEST = """
+    INSERT INTO token.request (tenant_id, caller_id, request_id, method, fingerprint, create_time)
+    VALUES (gen_random_uuid(), 'identity', gen_random_uuid(), '', '', $1)
+"""
 
 
 _FAST = """
@@ -66,7 +70,10 @@ async def test_a_clock_that_is_fast_revives_nothing(stores: Stores, service_keys
 
 
 async def test_the_tending_outlives_every_failure(stores: Stores, service_keys: Keys, tmp_path: Path) -> None:
-    """A table that is missing for a while stands for any defect: if it ended the tending, nothing that expired would ever go."""
+    """A table that is missing for a while stands for any defect: if it ended the tending, nothing that expired would ever go.
+
+    And as long as it is missing, whatever else is over goes.
+    """
     url = await stores.new_database()
     environment = environment_of("token", url, stores, service_keys)
     connection = await asyncpg.connect(url)
@@ -78,11 +85,16 @@ async def test_the_tending_outlives_every_failure(stores: Stores, service_keys: 
     async def is_swept() -> bool:
         return not await connection.fetchval("SELECT count(*) FROM token.revocation WHERE key = $1", swept)
 
+    async def is_forgotten() -> bool:
+        return not await connection.fetchval("SELECT count(*) FROM token.request")
+
     with instance("services.token", environment=environment, log=log) as (address, running):
         await serving(address, running, log)
-        await connection.execute("ALTER TABLE token.request RENAME TO lost")
+        await connection.execute("ALTER TABLE token.revocation RENAME TO lost")
+        await connection.execute(_INSERT_REQUEST, expired - timedelta(days=1))
         await eventually(has_failed, within=15)
-        await connection.execute("ALTER TABLE token.lost RENAME TO request")
+        await eventually(is_forgotten, within=15)
+        await connection.execute("ALTER TABLE token.lost RENAME TO revocation")
         swept: UUID = uuid4()
         await connection.execute(_INSERT, swept, expired)
 
