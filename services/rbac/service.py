@@ -155,7 +155,8 @@ async def main() -> None:
                 if not coherence.is_current:
                     await decides.store.ping()
 
-            works = [("requests", database.forget_requests), ("changes", decides.store.forget_changes)]
+            store = decides.store
+            works = [("requests", database.forget_requests), ("changes", store.forget_changes), ("bindings", store.forget_bindings)]
             async with tended(works, every=TEND_EVERY):
                 told = metrics.told(decides.checker, memory, lambda: assembly.watchers.watchers)
                 stores = (gauges.database(database), gauges.redis(redis))

@@ -31,6 +31,7 @@ from services.rbac.store.rows import (
 from watchword.errors import PermissionDenied
 
 T = TypeVar("T")
+ENDED_BINDINGS_DAYS = 30  # for which ExplainPermission tells of a binding that has ended
 
 
 class RbacStore:
@@ -140,6 +141,12 @@ class RbacStore:
     async def forget_changes(self) -> None:
         """Delete the records of changes older than a day."""
         await self._database.sweep(self.FORGET_CHANGES)
+
+    FORGET_BINDINGS = Sweep("role_binding", "expire_time", before=f"now() - interval '{ENDED_BINDINGS_DAYS} days'")
+
+    async def forget_bindings(self) -> None:
+        """Delete bindings that ended long ago. They have granted and denied nothing since, so that no instance is told and no revision made of it."""
+        await self._database.sweep(self.FORGET_BINDINGS)
 
     async def ping(self) -> None:
         """Return if Postgres answers."""

@@ -19,6 +19,7 @@ SWEEPS = [
     ("identity", AccountStore.SWEEP_CODES),
     ("identity", TaskStore.SWEEP),
     *((schema, Database.FORGET_REQUESTS) for schema in ("identity", "rbac", "token")),
+    ("rbac", RbacStore.FORGET_BINDINGS),
     ("rbac", RbacStore.FORGET_CHANGES),
     ("token", RevocationStore.SWEEP),
     ("token", SessionStore.SWEEP),
