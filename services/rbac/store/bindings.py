@@ -78,7 +78,8 @@ class BindingWrites(PolicyTransaction):
         return bindings, await self._write(self._DELETE_MEMBERSHIPS_OF_SUBJECT, subject.type, subject.id)
 
     # Down from the tenant-wide bindings of the administrator's role to users. One on conditions, or for strong logins, may never come true; and
-    # who is denied what mends a policy could not mend it.
+    # who is denied what mends a policy could not mend it. NOT IN makes a hash of the denied, however few the planner expects; a second NOT EXISTS would
+    # compare each administrator with each of them.
     _ADMINISTRATION = """
         WITH RECURSIVE reached AS (
             SELECT b.subject_type AS type, b.subject_id AS id, b.expire_time IS NULL AS lasting
@@ -105,8 +106,8 @@ class BindingWrites(PolicyTransaction):
             FROM denied d JOIN group_member m ON d.type = 2 AND m.tenant_id = $1 AND m.group_id = d.id
         )
         SELECT count(*) > 0 AS present, coalesce(bool_or(lasting), false) AS lasting
-        FROM reached r
-        WHERE type = 1 AND NOT EXISTS (SELECT 1 FROM denied d WHERE d.type = 4 OR (d.type = 1 AND d.id = r.id))
+        FROM reached
+        WHERE type = 1 AND NOT EXISTS (SELECT 1 FROM denied WHERE type = 4) AND id NOT IN (SELECT id FROM denied WHERE type = 1)
     """
 
     async def administration(self, now: datetime) -> Administration:
