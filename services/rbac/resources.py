@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from services.chassis.audit import AuditEvent
 from services.chassis.pages import PageRequest
 from services.chassis.tenancy import TenantId
-from services.rbac.graph import require_hierarchy
+from services.rbac.graph import require_additions
 from services.rbac.model import Edge
 from services.rbac.policy import PolicyEffect
 from watchword.errors import EtagMismatch
@@ -55,5 +55,4 @@ class Resources:
 
 
 async def _require_place(change: "TenantChange", resource: str, parent: str) -> None:
-    edges = await change.resource_lineage(parent, resource)
-    require_hierarchy([*edges, Edge(resource, parent)], resource)
+    require_additions([Edge(resource, parent)], await change.edges_above([parent]), await change.place_heights([resource]))

@@ -1,7 +1,6 @@
 """How resources are written, and what a change asks about them."""
 
-from services.rbac.model import Edge
-from services.rbac.store.rows import FIND_PARENT, edges_of
+from services.rbac.store.rows import FIND_PARENT
 from services.rbac.store.transaction import PolicyTransaction
 
 
@@ -39,21 +38,3 @@ class ResourceWrites(PolicyTransaction):
     async def _places_above(self, resource: str) -> list[str]:
         """Return a resource and all it lies below."""
         return [row["name"] for row in await self._rows(self._PLACES_ABOVE, resource)]
-
-    # Above $2 and below $3.
-    _RESOURCE_LINEAGE = """
-        WITH RECURSIVE above AS (
-            SELECT name, parent FROM resource WHERE tenant_id = $1 AND name = $2
-            UNION
-            SELECT r.name, r.parent FROM above a JOIN resource r ON r.tenant_id = $1 AND r.name = a.parent
-        ), below AS (
-            SELECT name, parent FROM resource WHERE tenant_id = $1 AND parent = $3
-            UNION
-            SELECT r.name, r.parent FROM below b JOIN resource r ON r.tenant_id = $1 AND r.parent = b.name
-        )
-        SELECT name AS child, parent FROM above UNION SELECT name, parent FROM below
-    """
-
-    async def resource_lineage(self, parent: str, resource: str) -> list[Edge]:
-        """Return all edges above `parent` and below `resource`."""
-        return edges_of(await self._rows(self._RESOURCE_LINEAGE, parent, resource))

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.service.rbac.conftest import GROUP, USER, Rbac, Tenant, ask, subject
+from tests.service.rbac.conftest import GROUP, USER, Rbac, Tenant, ask, subject, turns
 from watchword.errors import (
     AlreadyExists,
     Cycle,
@@ -259,6 +259,36 @@ async def test_groups_and_resources_are_at_most_32_deep(tenant: Tenant) -> None:
         await tenant.place(f"doc/{number}", f"doc/{number + 1}")
     with pytest.raises(DepthExceeded):
         await tenant.place("doc/31", "doc/32")
+
+
+async def test_a_resource_is_moved_with_all_below_it_at_most_32_deep(tenant: Tenant) -> None:
+    """What hangs on the resource counts as well as what it is hung below, and of many branches the longest."""
+    for number in range(20):
+        await tenant.place(f"low/{number}", f"low/{number + 1}")
+    for number in range(12):
+        await tenant.place(f"high/{number}", f"high/{number + 1}")
+    await tenant.place("low/side", "low/20")
+
+    with pytest.raises(DepthExceeded):
+        await tenant.place("low/20", "high/0")
+    await tenant.place("low/20", "high/2")
+    with pytest.raises(DepthExceeded):
+        await tenant.place("low/20", "high/1")
+    with pytest.raises(Cycle, match="low/20 > low/2 > low/3 > low/4 > low/5 > low/6 > ... > "):
+        await tenant.place("low/20", "low/2")
+
+
+async def test_a_resource_with_a_hundred_thousand_below_it_is_moved_without_holding_up_the_loop(rbac: Rbac, tenant: Tenant) -> None:
+    """They stay where they are, so none of them comes into Python: a turn of the event loop that takes a second costs the instance its lease."""
+    below = "INSERT INTO rbac.resource SELECT $1, 'doc/' || n, CASE WHEN n <= 100 THEN 'folder/a' ELSE 'doc/' || (n % 100 + 1) END"
+    await rbac.sql(f"{below} FROM generate_series(1, 100000) AS n", tenant.id)
+
+    async with turns() as took:
+        await tenant.place("folder/a", "folder/b")
+
+    assert took.longest < 0.2
+    await tenant.bind(user := str(uuid4()), await tenant.role("reader", "doc.read"), resource="folder/b")
+    assert await tenant.may(user, "doc.read", "doc/99999")
 
 
 async def test_a_group_of_ten_thousand_is_no_burden(rbac: Rbac, tenant: Tenant) -> None:
