@@ -13,7 +13,7 @@ from services.chassis.pages import PageRequest
 from services.chassis.postgres import new_id
 from services.chassis.tenancy import TenantId
 from services.rbac.authority import administered, patterns_of, require_authority
-from services.rbac.graph import require_hierarchy
+from services.rbac.graph import require_additions
 from services.rbac.holdings import Holding
 from services.rbac.model import Edge, Effect, Group, Subject, SubjectType
 from services.rbac.policy import PolicyEffect
@@ -138,8 +138,8 @@ class Groups:
 
 
 async def _require_place(change: "TenantChange", group: Group, member: Group) -> None:
-    edges = await change.group_lineage(group.id, member.id)
-    require_hierarchy([*edges, Edge(member.name, group.name)], member.name)
+    added = [Edge(member.name, group.name)]
+    require_additions(added, await change.groups_above([group.id]), await change.group_heights([member.id]))
 
 
 async def _held(change: "TenantChange", group_id: UUID, now: datetime) -> list[Holding]:

@@ -2,9 +2,9 @@
 
 from uuid import UUID
 
-from services.rbac.model import Edge, Group, Subject, SubjectType
+from services.rbac.model import Group, Subject, SubjectType
 from services.rbac.store.bindings import BindingWrites
-from services.rbac.store.rows import FIND_GROUP, edges_of, found, group_of
+from services.rbac.store.rows import FIND_GROUP, found, group_of
 
 
 class GroupWrites(BindingWrites):
@@ -61,26 +61,3 @@ class GroupWrites(BindingWrites):
         """Take a subject out of a group; return False if it is not in it."""
         await self.touch(holders=[member])
         return await self._write(self._DELETE_MEMBER, group_id, member.type, member.id) > 0
-
-    # The groups above $2, and those below $3, as pairs of names.
-    _GROUP_LINEAGE = """
-        WITH RECURSIVE above AS (
-            SELECT member_id, group_id FROM group_member WHERE tenant_id = $1 AND member_type = 2 AND member_id = $2
-            UNION
-            SELECT m.member_id, m.group_id
-            FROM above a JOIN group_member m ON m.tenant_id = $1 AND m.member_type = 2 AND m.member_id = a.group_id
-        ), below AS (
-            SELECT member_id, group_id FROM group_member WHERE tenant_id = $1 AND member_type = 2 AND group_id = $3
-            UNION
-            SELECT m.member_id, m.group_id
-            FROM below b JOIN group_member m ON m.tenant_id = $1 AND m.member_type = 2 AND m.group_id = b.member_id
-        )
-        SELECT c.name AS child, p.name AS parent
-        FROM (SELECT member_id, group_id FROM above UNION SELECT member_id, group_id FROM below) e
-        JOIN subject_group c ON c.tenant_id = $1 AND c.id = e.member_id
-        JOIN subject_group p ON p.tenant_id = $1 AND p.id = e.group_id
-    """
-
-    async def group_lineage(self, group_id: UUID, member_id: UUID) -> list[Edge]:
-        """Return all edges above one group and below another."""
-        return edges_of(await self._rows(self._GROUP_LINEAGE, group_id, member_id))
