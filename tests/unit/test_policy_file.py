@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from contextlib import redirect_stderr
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from watchword.policy.planning import plan
 from watchword.policy.reading import read
 from watchword.policy.shapes import quoted
 from watchword.policy.simulation import flattened
-from watchword.policy.steps import AddMember, CreateBinding, CreateGroup, CreateRole, Ids, Step, UpdateRole
+from watchword.policy.steps import AddMember, CreateBinding, CreateGroup, CreateRole, DeleteBinding, Ids, Step, UpdateBinding, UpdateRole
 from watchword.policy.strict_yaml import FileInvalid
 from watchword.policy.tenant import Present
 from watchword.policy.writing import write
@@ -220,6 +221,37 @@ def test_no_two_plans_say_the_same(before: Policy, one: Policy, other: Policy) -
         assert set(one.bindings or ()) == set(other.bindings or ())
     assert plan(before, present, NOW).steps == ()
     assert all(line.isprintable() and line.startswith(("+ ", "- ", "~ ", "  with it: ")) for line in first.lines)
+
+
+def test_of_the_bindings_at_one_place_the_first_becomes_the_first_that_comes() -> None:
+    """Each is changed once; what is left over goes, or comes."""
+    here = [Binding(f"user:{ALICE}", "a", condition=f"context.{sign}") for sign in "abcd"]
+    there = Binding(f"user:{BOB}", "a")
+    bare = Policy(ALL, roles={"a": Role("a")}, groups={}, bindings=())
+    a, b, c, d = here
+
+    fewer = plan(replace(bare, bindings=(c,)), present_of(replace(bare, bindings=(b, there, a))), NOW)
+    more = plan(replace(bare, bindings=(d, there, c, b)), present_of(replace(bare, bindings=(a,))), NOW)
+
+    assert fewer.steps == (UpdateBinding(a, c), DeleteBinding(b), DeleteBinding(there))
+    assert more.steps == (CreateBinding(c), CreateBinding(d), CreateBinding(there), UpdateBinding(a, b))
+
+
+def test_a_plan_of_many_members_and_bindings_is_made_at_once() -> None:
+    """To look for each of them among all took half a minute."""
+    people = [f"user:{UUID(int=number)}" for number in range(20_000)]
+    crowd = {"a": Group("a", members=tuple(people))}
+
+    def bound(who: list[str], end: datetime | None = None) -> tuple[Binding, ...]:
+        return tuple(Binding(one, "a", expire_time=end) for one in who)
+
+    before = Policy(ALL, roles={"a": Role("a")}, groups=crowd, bindings=bound(people[:5_000]))
+    after = replace(before, bindings=bound(people[5_000:10_000]) + bound(people[10_000:], NOW))
+    began = time.process_time()
+    made = plan(after, present_of(before), NOW)
+
+    assert time.process_time() - began < 3
+    assert (len(made.steps), len(made.remarks)) == (10_000, 10_000)
 
 
 def test_a_digest_is_of_one_tenant_of_one_deployment() -> None:

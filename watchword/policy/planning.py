@@ -7,11 +7,12 @@ before what allows, and what takes away comes last.
 import graphlib
 import hashlib
 import json
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from watchword.policy.document import GROUP, Binding, Effect, Group, Policy, Role
+from watchword.policy.document import GROUP, Binding, Effect, Policy, Role
 from watchword.policy.steps import (
     AddMember,
     CreateBinding,
@@ -152,21 +153,27 @@ def _group_ends(gone: set[str], gone_roles: set[str], present: Present) -> Itera
 
 
 def _leaving(file: Policy, present: Present) -> Iterator[RemoveMember]:
-    for name, members, group in _memberships(file, present):
-        yield from (RemoveMember(name, member) for member in members if member not in (group.members or ()))
+    for name, members, wanted in _memberships(file, present):
+        yield from (RemoveMember(name, member) for member in _besides(members, wanted))
 
 
 def _joining(file: Policy, present: Present) -> Iterator[AddMember]:
-    for name, members, group in _memberships(file, present):
-        yield from (AddMember(name, member) for member in group.members or () if member not in members)
+    for name, members, wanted in _memberships(file, present):
+        yield from (AddMember(name, member) for member in _besides(wanted, members))
 
 
-def _memberships(file: Policy, present: Present) -> Iterator[tuple[str, tuple[str, ...], Group]]:
-    """Yield each group whose members the file speaks of, with those that it has."""
+def _besides(members: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return those of `members` that are not among `others`, in their order."""
+    known = set(others)
+    return [member for member in members if member not in known]
+
+
+def _memberships(file: Policy, present: Present) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Yield each group whose members the file speaks of, with those that it has and those that it shall have."""
     for name, group in sorted((file.groups or {}).items()):
         if group.members is not None:
             old = present.groups.get(name)
-            yield name, (old.members or ()) if old else (), group
+            yield name, (old.members or ()) if old else (), group.members
 
 
 # Bindings.
@@ -186,21 +193,19 @@ class _Bindings:
         held = {binding for binding in present.bindings if file.owns.covers(binding.role)}
         coming = sorted(set(wanted) - held, key=lambda one: one.order)
         going = sorted(held - set(wanted), key=lambda one: one.order)
-        changed = []
-        for new in list(coming):
-            old = next((one for one in going if one.place == new.place), None)
-            if old is not None:
-                changed.append((old, new))
-                coming.remove(new)
-                going.remove(old)
-        return cls(tuple(coming), tuple(changed), tuple(going))
+        at_place = defaultdict[object, deque[Binding]](deque)
+        for old in going:
+            at_place[old.place].append(old)
+        changed = [(at_place[new.place].popleft(), new) for new in coming if at_place[new.place]]
+        before, after = {old for old, _ in changed}, {new for _, new in changed}
+        return cls(tuple(one for one in coming if one not in after), tuple(changed), tuple(one for one in going if one not in before))
 
 
 def _lasting(bindings: Iterable[Binding], now: datetime) -> tuple[list[Binding], tuple[Problem, ...]]:
     """Return the bindings that have not ended, and a remark on each that has."""
     ended = [one for one in bindings if one.expire_time is not None and one.expire_time <= now]
     remarks = (Problem(one.line, f"this binding ended at {rfc3339(one.expire_time)}") for one in ended if one.expire_time)
-    return [one for one in bindings if one not in ended], tuple(remarks)
+    return [one for one in bindings if one.expire_time is None or one.expire_time > now], tuple(remarks)
 
 
 def _taken(gone: Iterable[Binding], gone_roles: set[str], gone_groups: set[str]) -> Iterator[Binding]:
