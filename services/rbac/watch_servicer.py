@@ -6,12 +6,14 @@ from typing import Protocol
 from services.chassis.call import Call, Caller
 from services.chassis.coherence import now
 from services.chassis.consistency import ConsistencyTokens
+from services.chassis.tenancy import TenantId
 from services.rbac.messages import wire_subject
 from services.rbac.watch import Complete, Event, Told, Watching
 from watchword.errors import InvalidRequest, PermissionDenied, ResourceExhausted
 from watchword.rbac.v1 import permission_pb2
 
 MAX_WATCHERS = 5_000  # of one instance
+MAX_ENCODED = 64  # changes that are kept encoded, of all tenants
 NO_REVISION = -1
 PERMISSION = "permissions.check"  # or the scope of this name
 
@@ -40,9 +42,10 @@ class WatchServicer:
         self._consistency = consistency
         self._authenticator = authenticator
         self._decider = decider
+        self._encoded: dict[tuple[TenantId, int], tuple[Told, bytes]] = {}
         self.watchers = 0
 
-    async def WatchPermissions(self, request: permission_pb2.WatchPermissionsRequest, call: Call) -> AsyncIterator[Response]:
+    async def WatchPermissions(self, request: permission_pb2.WatchPermissionsRequest, call: Call) -> AsyncIterator[Response | bytes]:
         """Stream what happens from the cursor on, while the caller could still begin to."""
         if self.watchers >= MAX_WATCHERS:
             raise ResourceExhausted("too many watch this instance; try again")
@@ -70,14 +73,26 @@ class WatchServicer:
         except InvalidRequest:
             return NO_REVISION
 
-    def _response(self, event: Event, call: Call, began: float) -> Response:
-        token = self._consistency.write(call.caller.tenant_id, event.revision)
+    def _response(self, event: Event, call: Call, began: float) -> Response | bytes:
         if isinstance(event, Told):
-            change = permission_pb2.PermissionChange(all_subjects=event.subjects is None, consistency_token=token)
-            change.subjects.extend(map(wire_subject, event.subjects or ()))
-            return Response(change=change, cursor=token)
+            return self._told(event, call.caller.tenant_id)
+        token = self._consistency.write(call.caller.tenant_id, event.revision)
         if isinstance(event, Complete):
             response = Response(checkpoint=Response.Checkpoint(consistency_token=token), cursor=token)
             response.checkpoint.elapsed.FromNanoseconds(max(0, int((event.at - began) * 1e9)))
             return response
         return Response(reset=Response.Reset(), cursor=token)
+
+    def _told(self, told: Told, tenant_id: TenantId) -> bytes:
+        """Return a change, encoded once for all who watch: it may name a thousand subjects, and all watchers are told in one turn of the loop."""
+        key = tenant_id, told.revision
+        known, encoded = self._encoded.get(key, (None, b""))
+        if known != told:  # in a restored database another change may have the revision
+            token = self._consistency.write(tenant_id, told.revision)
+            change = permission_pb2.PermissionChange(all_subjects=told.subjects is None, consistency_token=token)
+            change.subjects.extend(map(wire_subject, told.subjects or ()))
+            encoded = Response(change=change, cursor=token).SerializeToString()
+            self._encoded[key] = told, encoded
+            if len(self._encoded) > MAX_ENCODED:
+                del self._encoded[next(iter(self._encoded))]
+        return encoded
