@@ -312,7 +312,10 @@ class Edge:
         return response
 
     async def _admit(self, rule: Rule, call: Call) -> None:
-        """Identify, limit, and let in or refuse; the refusal of a known caller is audited before it is answered."""
+        """Identify, limit, and let in or refuse; the refusal of a known caller is audited before it is answered.
+
+        Who is refused more often than he may change something is told RATE_LIMITED, and nothing is written.
+        """
         authorization = call.headers.get("authorization", "")
         claims_peer = not rule.public and self._gate.claims_peer(authorization)
         if claims_peer and FROM_EDGE in call.headers:
@@ -332,8 +335,14 @@ class Edge:
             await self._gate.admit(rule, call.caller)
         except PermissionDenied as error:
             if self._note is not None:
+                await self._limit_refusals(call.caller)
                 await self._note(call, AuditEvent("access_denied", "method", call.method, outcome="failure", details={"reason": error.reason}))
             raise
+
+    async def _limit_refusals(self, caller: Caller) -> None:
+        """A refusal is written like a change, whatever the call would have cost. Its budget is its own: refusals take nothing from changes."""
+        if not caller.is_peer:
+            await self._limits.take(LimitClass.WRITE, f"refused-{caller.kind.value}", caller.id)
 
 
 def _nothing(_call: Call) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf.message import Message
@@ -19,6 +20,7 @@ from services.chassis.audit import AuditEvent
 from services.chassis.call import Call, Caller, CallerKind
 from services.chassis.edge import Edge, _once_of, _plain
 from services.chassis.limits import Limit, Limits
+from services.chassis.postgres import Database
 from services.chassis.redis import Redis
 from services.chassis.wire import varint
 from tests.conftest import Keys
@@ -61,13 +63,15 @@ ASK = token_pb2.VerifyTokenRequest(token="x")
 
 @dataclass
 class Accounts:
-    """Knows the tokens "user" and "client"; nobody holds a permission."""
+    """Knows the tokens "user", "client" and "guest", a user without a scope; nobody holds a permission."""
+
+    id: str = field(default_factory=lambda: str(uuid4()))
 
     async def authenticate(self, token: str) -> Caller:
-        kinds = {"user": CallerKind.USER, "client": CallerKind.CLIENT}
+        kinds = {"user": CallerKind.USER, "client": CallerKind.CLIENT, "guest": CallerKind.USER}
         if token not in kinds:
             raise TokenInvalid
-        return Caller(kinds[token], "0198c0de-0000-7000-8000-00000000000a", scopes=frozenset({"tokens.verify"}), token=token)
+        return Caller(kinds[token], self.id, scopes=frozenset() if token == "guest" else frozenset({"tokens.verify"}), token=token)
 
     async def allows(self, _caller: Caller, _permission: str) -> bool:
         return False
@@ -412,6 +416,36 @@ async def test_the_refusal_of_a_known_caller_is_audited_before_it_is_told(door: 
         ("access_denied", "failure", "/watchword.token.v1.TokenService/RevokeTokens"),
     ]
     assert [event.details["reason"] for event in door.notes] == [PermissionDenied.reason, InsufficientScope.reason]
+
+
+@pytest.mark.parametrize(("method", "token", "refusal"), [(GET_USER, "client", PermissionDenied), (VERIFY, "guest", InsufficientScope)])
+async def test_who_is_refused_again_and_again_writes_no_more_than_who_may_change_something(
+    door: Door, redis: Redis, database: Database, database_url: str, method: str, token: str, refusal: type[WatchwordError]
+) -> None:
+    """A session that may nothing could fill the log, and take the connections that changes need, at the rate of checks."""
+    door.edge._limits = Limits(redis, {klass: Limit(3 if klass is LimitClass.WRITE else 1000, 3600) for klass in LimitClass}, enabled=True)
+    door.edge._note = database.note
+    metadata = (("x-forwarded-for", f"test-{uuid4()}"), ("authorization", f"Bearer {token}"))
+
+    refusals = [await door.refused(method, ASK, metadata) for _ in range(6)]
+
+    assert [type(each) for each in refusals] == [refusal] * 3 + [RateLimited] * 3
+    connection = await asyncpg.connect(database_url)
+    caller = await door.edge._gate._authenticator.authenticate(token)
+    assert await connection.fetchval("SELECT count(*) FROM suite.audit_event WHERE actor_id = $1", caller.id) == 3
+    await connection.close()
+    # What he may change, he still can.
+    await door.bytes_to(REVOKE, token_pb2.RevokeTokenRequest(token="x").SerializeToString(), metadata)
+
+
+async def test_a_service_of_the_suite_hears_why_it_is_refused_however_often(door: Door, redis: Redis) -> None:
+    """Services have no budget."""
+    door.edge._limits = Limits(redis, dict.fromkeys(LimitClass, Limit(1, 3600)), enabled=True)
+
+    refusals = [await door.refused(ISSUE, token_pb2.IssueTokenRequest(), door.keys.metadata("rbac", to="token")) for _ in range(3)]
+
+    assert [type(each) for each in refusals] == [PermissionDenied] * 3
+    assert len(door.notes) == 3
 
 
 async def test_a_change_knows_its_request_id_and_what_was_asked(door: Door) -> None:
