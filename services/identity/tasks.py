@@ -24,7 +24,7 @@ from watchword.errors import FanoutPending, NotFound, WatchwordError
 if TYPE_CHECKING:
     from services.identity.store.outbox import TaskStore
 
-BATCH = 20
+BATCH = 20  # tasks at once
 ADMINISTRATOR = "watchword.admin"  # the role of the suite that may do everything in its tenant
 
 log = structlog.get_logger()
@@ -116,9 +116,15 @@ class Tasks:
             await self._do(task, call)
 
     async def do_due(self) -> int:
-        """Do the tasks that are due; return how many were done."""
-        outcomes = await asyncio.gather(*(self._try(task) for task in await self._store.take_due(BATCH)))
-        return sum(outcomes)
+        """Do the tasks that are due, a batch at a time; return how many were done.
+
+        One that could not be done ends it: a peer that does not answer is left alone for a while.
+        """
+        total, done = 0, BATCH
+        while done == BATCH:
+            done = sum(await asyncio.gather(*(self._try(task) for task in await self._store.take_due(BATCH))))
+            total += done
+        return total
 
     async def _try(self, task: Task) -> bool:
         try:

@@ -3,12 +3,13 @@
 import secrets
 from functools import partial
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from tests.service.identity.conftest import OTHER_PASSWORD, PASSWORD, Stack, gather
+from services.identity.tasks import BATCH
+from tests.service.identity.conftest import OTHER_PASSWORD, PASSWORD, TENANT, Stack, gather
 from watchword.errors import (
     AlreadyExists,
     CredentialsMissing,
@@ -376,6 +377,27 @@ async def test_any_instances_relay_finishes_what_is_pending(stack: Stack) -> Non
     assert len(stack.peers.token.revocations_of(user.id)) == 1
     answer = await admin.users("DisableUser", request)
     assert answer.consistency_token == f"revoked-{stack.peers.token.revocations_of(user.id)[0].request_id}"
+
+
+async def test_a_relay_does_all_that_waits_and_leaves_a_peer_alone_that_does_not_answer(stack: Stack) -> None:
+    """After an outage of token a hundred thousand may wait: at twenty a second, the last of them would be accepted for an hour and a half."""
+    await stack.sql("DELETE FROM task")
+    before, waiting = len(stack.peers.token.revocations), "SELECT count(*) AS n FROM task WHERE done_time IS NULL"
+    await stack.sql(
+        "INSERT INTO task (id, kind, tenant_id, target_id, is_disabled, note, attempts, next_attempt_time, create_time, consistency_token)"
+        " SELECT gen_random_uuid(), 'revoke_subject', $1, gen_random_uuid(), false, 'test', 0, now(), now(), '' FROM generate_series(1, 3 * $2::int)",
+        UUID(TENANT),
+        BATCH,
+    )
+
+    with stack.revocation_refused():
+        assert await stack.identity.tasks.do_due() == 0
+    assert (await stack.sql(f"{waiting} AND attempts = 0"))[0]["n"] == 2 * BATCH
+
+    assert await stack.identity.tasks.do_due() == 2 * BATCH
+    assert (await stack.sql(waiting))[0]["n"] == BATCH
+    assert len(stack.peers.token.revocations) - before == 2 * BATCH
+    await stack.sql("DELETE FROM task")
 
 
 async def test_logging_out_ends_the_session_or_all(stack: Stack) -> None:
