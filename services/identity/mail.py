@@ -6,6 +6,7 @@ behind the `#`, which browsers send to nobody.
 """
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from services.identity.store.accounts import AccountStore
     from services.identity.store.outbox import MailStore
 
-BATCH = 10
 SEND_TIMEOUT = 10.0  # seconds for one mail
 GIVE_UP_AFTER = timedelta(hours=24)
 
@@ -118,6 +118,10 @@ class Carrier(Protocol):
         """Hand over `message`. Raises OSError or aiosmtplib.SMTPException; it may then be tried again."""
 
 
+class _CarrierAway(Exception):
+    """No mail can be handed over now: each further try would write a code, and its row in the audit log, for nothing."""
+
+
 class MailRoom:
     """Writes and sends what was ordered."""
 
@@ -145,21 +149,19 @@ class MailRoom:
         self._service_name = service_name
 
     async def send_due(self) -> int:
-        """Send mails that are due; return how many were sent. One that cannot be read or written keeps no other from being sent.
+        """Send mails until none is due, or none can be sent; return how many were. One that cannot be read or written keeps no other from being sent.
 
         Each is taken when its turn comes: a slow mail server must not let one that waits for it come up again elsewhere.
         """
         sent = 0
-        for _ in range(BATCH):
-            order = await self._orders.take_due()
-            if order is None:
-                break
-            try:
-                sent += await (self._put_by(order) if isinstance(order, UnreadableMail) else self._send(order))
-            except WatchwordError:
-                raise  # a dependency is away: the others would fare no better
-            except Exception:  # a defect in one mail; it comes again, and is given up after a day
-                log.exception("mail_failed", id=str(order.id))
+        with contextlib.suppress(_CarrierAway):
+            while (order := await self._orders.take_due()) is not None:
+                try:
+                    sent += await (self._put_by(order) if isinstance(order, UnreadableMail) else self._send(order))
+                except (WatchwordError, _CarrierAway):
+                    raise  # a dependency is away: the others would fare no better
+                except Exception:  # a defect in one mail; it comes again, and is given up after a day
+                    log.exception("mail_failed", id=str(order.id))
         return sent
 
     async def _put_by(self, mail: UnreadableMail) -> bool:
@@ -184,6 +186,8 @@ class MailRoom:
         except (OSError, aiosmtplib.SMTPException, TimeoutError) as error:
             log.warning("mail_postponed", kind=order.kind, attempts=order.attempts, cause=type(error).__name__)
             await self._orders.postpone(order.id)
+            if isinstance(error, OSError | aiosmtplib.SMTPAuthenticationError):
+                raise _CarrierAway from error
             return False
         await self._orders.delete(order.id)
         return True

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 from uuid import UUID, uuid4
 
+import aiosmtplib
 import pytest
 from aiosmtpd.controller import Controller
 
@@ -387,6 +388,49 @@ async def test_a_mail_is_taken_when_its_turn_comes(stack: Stack) -> None:
 
     assert await _with_carrier(stack, Slow()).send_due() == 3
     assert due == [2, 1, 0]
+
+
+async def test_mail_goes_out_until_none_is_due(stack: Stack) -> None:
+    """Ten a second are too few when a newsletter asks everybody to choose a password; who waits wants his code. Every third is refused here."""
+    sent = list[object]()
+
+    class Choosy:
+        """Refuses some of what it is given."""
+
+        async def send(self, message: object) -> None:
+            sent.append(message)
+            if len(sent) % 3 == 0:
+                raise aiosmtplib.SMTPRecipientsRefused([])
+
+    await stack.sql("DELETE FROM mail")
+    for _ in range(24):
+        await register(stack, stack.email())
+
+    assert await _with_carrier(stack, Choosy()).send_due() == 16
+    assert len(sent) == 24
+    await stack.sql("DELETE FROM mail")
+
+
+@pytest.mark.parametrize("trouble", [ConnectionRefusedError(), aiosmtplib.SMTPServerDisconnected(""), aiosmtplib.SMTPAuthenticationError(535, "")])
+async def test_a_mail_server_that_is_away_is_left_alone(stack: Stack, trouble: Exception) -> None:
+    """For each try a code is written, and a row into the audit log."""
+    tried = list[object]()
+
+    class Away:
+        """Takes nothing."""
+
+        async def send(self, message: object) -> None:
+            tried.append(message)
+            raise trouble
+
+    await stack.sql("DELETE FROM mail")
+    for _ in range(3):
+        await register(stack, stack.email())
+
+    assert await _with_carrier(stack, Away()).send_due() == 0
+    assert len(tried) == 1
+    assert (await stack.sql("SELECT count(*) AS n FROM mail WHERE next_attempt_time <= now()"))[0]["n"] == 2
+    await stack.sql("DELETE FROM mail")
 
 
 async def test_a_code_is_redeemed_by_who_has_locked_its_account(stack: Stack) -> None:
