@@ -4,8 +4,10 @@ Events are sealed after they are committed: a chain that grew in the transaction
 another. The queue of what is to be sealed is filled in those transactions, so no event misses its seal.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from services.chassis.clock import Clock
 from services.chassis.tenancy import TenantId
@@ -19,6 +21,7 @@ SEAL_EVERY = 0.5  # seconds
 BATCH = 500  # events in one transaction, and in one answer
 ROUNDS = 20  # batches of one tenant before others have their turn
 MAX_SEQUENCE = 2**63 - 1  # what Postgres can count to
+BEFORE_ALL = TenantId(UUID(int=0))  # no tenant has this id
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class AuditSeals:
         A tenant whose events cannot be sealed, for somebody has laid hands on its chain, holds up no other; then raises what was the matter.
         """
         total, failures = 0, list[Exception]()
-        for tenant_id in await self._store.list_waiting():
+        async for tenant_id in self._waiting():
             try:
                 total += await self._seal_tenant(tenant_id)
             except DependencyUnavailable:
@@ -63,6 +66,12 @@ class AuditSeals:
         if failures:
             raise failures[0]
         return total
+
+    async def _waiting(self) -> AsyncIterator[TenantId]:
+        found = await self._store.find_waiting(BEFORE_ALL)
+        while found is not None:
+            yield found
+            found = await self._store.find_waiting(found)
 
     async def _seal_tenant(self, tenant_id: TenantId) -> int:
         total = 0

@@ -12,7 +12,6 @@ EVENT = """
     e.id, e.tenant_id, timestamptz_send(e.event_time) AS event_time, e.context, e.type, e.outcome, e.actor_type, e.actor_id,
     e.target_type, e.target_id, e.address, e.request_id, e.details
 """
-LOOKED_AT = 10_000  # rows of the queue in which tenants are looked for: a long queue costs no more than a short one
 LOCKS = 0x41554449  # "AUDI": the locks of tenants who are being sealed
 
 Linker = Callable[[Head, list[SealedEvent]], list[Seal]]
@@ -24,11 +23,12 @@ class AuditSealStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    _LIST_WAITING = "SELECT DISTINCT tenant_id FROM (SELECT tenant_id FROM suite.audit_unsealed LIMIT $1) AS part"
+    _FIND_WAITING = "SELECT tenant_id FROM suite.audit_unsealed WHERE tenant_id > $1 ORDER BY tenant_id LIMIT 1"
 
-    async def list_waiting(self) -> list[TenantId]:
-        """Return tenants with events to be sealed."""
-        return [TenantId(row["tenant_id"]) for row in await self._database.fetch(self._LIST_WAITING, LOOKED_AT)]
+    async def find_waiting(self, after: TenantId) -> TenantId | None:
+        """Return the next tenant with events to be sealed, in the order of their ids. A long queue costs no more than a short one."""
+        row = await self._database.fetch_row(self._FIND_WAITING, after)
+        return TenantId(row["tenant_id"]) if row else None
 
     _LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2::text))"
     # An event that has a seal may be in the queue after a restore; it is dropped from there, or it would stop the chain for ever.

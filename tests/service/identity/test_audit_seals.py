@@ -162,6 +162,22 @@ async def test_a_tenant_that_cannot_be_sealed_holds_up_no_other(stack: Stack) ->
     assert (await verify(stack, bad)).state == INTACT
 
 
+async def test_a_long_queue_of_one_tenant_hides_no_other(stack: Stack) -> None:
+    """It cannot be sealed, so it grows, and stands before all that came later."""
+    bad, others = await sealed(stack, 1), [uuid4() for _ in range(3)]
+    await stack.sql("UPDATE audit_seal SET sequence = 9223372036854775807 WHERE tenant_id = $1", bad)
+    event = "SELECT gen_random_uuid(), $1, now(), '', '', 'success', '', '', '', '', '', '', '{}' FROM generate_series(1, 10500)"
+    await stack.sql(f"INSERT INTO audit_event {event}", bad)
+    for tenant in others:
+        await write(stack, tenant)
+
+    with pytest.raises(OverflowError):
+        await stack.identity.audit_seals.seal_due()
+
+    assert [await all_sealed(stack, tenant) for tenant in (bad, *others)] == [False, True, True, True]
+    await stack.sql("DELETE FROM audit_unsealed WHERE tenant_id = $1", bad)
+
+
 async def some(stack: Stack, statement: str) -> bool:
     return bool(await stack.sql(statement))
 
