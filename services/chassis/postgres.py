@@ -555,10 +555,11 @@ def _binding(call: Call, once: Once) -> bytes:
 
 
 def _audit_row(context: str, call: Call, event: AuditEvent) -> tuple[object, ...]:
+    event_time = datetime.now(UTC)  # before the id is made: whoever looks for events since a time begins at its ids
     return (
         new_id(),
         event.tenant_id or call.caller.tenant_id,
-        datetime.now(UTC),
+        event_time,
         context,
         event.type,
         event.outcome,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -9,8 +10,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from services.chassis import postgres
 from services.chassis.audit import AuditEvent
-from services.chassis.postgres import Change, Database
+from services.chassis.postgres import Change, Database, new_id
 from services.chassis.tenancy import TenantId
 from tests.service.chassis.conftest import call_by
 from watchword.errors import DependencyUnavailable, IdempotencyConflict
@@ -193,6 +195,24 @@ async def test_an_audit_row_says_who_did_what_from_where(database: Database, led
     assert (row["context"], row["type"], row["outcome"], row["address"]) == ("token", "thing_made", "success", "192.0.2.1")
     assert (row["actor_type"], row["actor_id"], row["target_type"], row["target_id"]) == ("service", "identity", "thing", str(made.id))
     assert row["tenant_id"] == call.caller.tenant_id
+
+
+async def test_no_event_is_later_than_its_id_says(database: Database, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for events since a time begins at its ids: one that is held up here between the two would be missed."""
+
+    def slow() -> UUID:
+        made = new_id()
+        while time.time_ns() // 10**6 == made.int >> 80:
+            pass
+        return made
+
+    monkeypatch.setattr(postgres, "new_id", slow)
+    call = call_by()
+
+    await database.note(call, AuditEvent("access_denied", outcome="failure"))
+
+    (row,) = await ledger.rows("SELECT id, event_time FROM suite.audit_event WHERE request_id = $1", call.request_id)
+    assert (row["id"].int >> 80) >= int(row["event_time"].timestamp() * 1000)
 
 
 async def test_a_refusal_is_noted_without_a_change(database: Database, ledger: Ledger) -> None:

@@ -1,20 +1,25 @@
 """Tenants, the audit log, and the first administrator."""
 
 import asyncio
+import json
 import os
 import secrets
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from services.chassis.postgres import new_id
 from services.chassis.settings import Secret
 from services.chassis.tenancy import DEFAULT_TENANT
 from services.identity.bootstrap import NoAdministrator, bootstrap
@@ -170,6 +175,49 @@ async def test_the_audit_log_is_read_by_filters(stack: Stack) -> None:
     assert await types(start_time=events[1].event_time) == ["login_succeeded", "login_failed"]
     assert await types(end_time=events[1].event_time) == ["user_created"]
     assert await types(type="' OR 1=1 --") == []
+
+
+async def test_a_search_since_some_time_does_not_walk_the_whole_log(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rare events of today are found without reading those of all years; also from a statement that has been planned for any values."""
+    tenant, start, hour_ago = uuid4(), datetime.now(UTC), time.time_ns() - 3600 * 10**9
+    await stack.sql(
+        "INSERT INTO suite.audit_event SELECT id, $1, now() - interval '1 hour', '', 'common', 'success', '', '', '', '', '', '', '{}'"
+        " FROM unnest($2::uuid[]) AS id",
+        tenant,
+        [new_id(nanoseconds=hour_ago) for _ in range(20_000)],
+    )
+    await stack.sql("ANALYZE suite.audit_event")
+    admin, database, asked = stack.admin(tenant_id=str(tenant)), stack.identity.database, list[tuple[Any, ...]]()
+    fetch = database.fetch
+
+    async def note(*statement: Any) -> Any:
+        asked.append(statement)
+        return await fetch(*statement)
+
+    monkeypatch.setattr(database, "fetch", note)
+    assert (await audit(stack, client=admin, type="rare", start_time=start)).events == []
+
+    ((sql, *values),) = [statement for statement in asked if "suite.audit_event" in statement[0]]
+    connection = await asyncpg.connect(stack.settings.DATABASE_URL.reveal())
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        await connection.execute(f"SET plan_cache_mode = {mode}")
+        ((plan,),) = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *values)
+        top = json.loads(plan)[0]["Plan"]
+        assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 20, plan
+    await connection.close()
+    await stack.sql("DELETE FROM audit_unsealed WHERE tenant_id = $1", tenant)
+
+
+async def test_an_event_whose_id_is_ahead_of_its_time_is_found_by_its_time(stack: Stack) -> None:
+    """After a clock was set back by an hour, all ids are such for an hour."""
+    tenant, now = uuid4(), datetime.now(UTC)
+    event = "INSERT INTO suite.audit_event VALUES ($2, $1, $3, '', 'ahead', 'success', '', '', '', '', '', '', '{}')"
+    await stack.sql(event, tenant, new_id(nanoseconds=time.time_ns() + 3600 * 10**9), now)
+
+    second = timedelta(seconds=1)
+    answer = await audit(stack, client=stack.admin(tenant_id=str(tenant)), start_time=now - second, end_time=now + second)
+
+    assert [found.type for found in answer.events] == ["ahead"]
 
 
 async def test_the_audit_log_is_read_in_pages(stack: Stack) -> None:
