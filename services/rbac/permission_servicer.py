@@ -31,11 +31,11 @@ class LookingUp(Protocol):
 
 
 class Watching(Protocol):
-    """Answers WatchPermissions."""
+    """Answers WatchPermissions, with messages or what is encoded already."""
 
     def WatchPermissions(
         self, request: permission_pb2.WatchPermissionsRequest, call: Call
-    ) -> AsyncIterator[permission_pb2.WatchPermissionsResponse]: ...
+    ) -> AsyncIterator[permission_pb2.WatchPermissionsResponse | bytes]: ...
 
 
 class PermissionServicer:

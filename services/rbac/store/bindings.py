@@ -78,8 +78,8 @@ class BindingWrites(PolicyTransaction):
         return bindings, await self._write(self._DELETE_MEMBERSHIPS_OF_SUBJECT, subject.type, subject.id)
 
     # Down from the tenant-wide bindings of the administrator's role to users. One on conditions, or for strong logins, may never come true; and
-    # who is denied what mends a policy could not mend it. NOT IN makes a hash of the denied, however few the planner expects; a second NOT EXISTS would
-    # compare each administrator with each of them.
+    # who is denied what mends a policy could not mend it. NOT IN makes a hash of the denied, however few the planner expects; NOT EXISTS compares
+    # each administrator with each of them.
     _ADMINISTRATION = """
         WITH RECURSIVE reached AS (
             SELECT b.subject_type AS type, b.subject_id AS id, b.expire_time IS NULL AS lasting
