@@ -2,7 +2,6 @@
 
 import io
 import sys
-import time
 from contextlib import redirect_stderr
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -238,20 +237,18 @@ def test_of_the_bindings_at_one_place_the_first_becomes_the_first_that_comes() -
 
 
 def test_a_plan_of_many_members_and_bindings_is_made_at_once() -> None:
-    """To look for each of them among all took half a minute."""
-    people = [f"user:{UUID(int=number)}" for number in range(20_000)]
+    """To look for each of them among all takes longer than a test may."""
+    people = [f"user:{UUID(int=number)}" for number in range(60_000)]
     crowd = {"a": Group("a", members=tuple(people))}
 
     def bound(who: list[str], end: datetime | None = None) -> tuple[Binding, ...]:
         return tuple(Binding(one, "a", expire_time=end) for one in who)
 
-    before = Policy(ALL, roles={"a": Role("a")}, groups=crowd, bindings=bound(people[:5_000]))
-    after = replace(before, bindings=bound(people[5_000:10_000]) + bound(people[10_000:], NOW))
-    began = time.process_time()
+    before = Policy(ALL, roles={"a": Role("a")}, groups=crowd, bindings=bound(people[:15_000]))
+    after = replace(before, bindings=bound(people[15_000:30_000]) + bound(people[30_000:], NOW))
     made = plan(after, present_of(before), NOW)
 
-    assert time.process_time() - began < 3
-    assert (len(made.steps), len(made.remarks)) == (10_000, 10_000)
+    assert (len(made.steps), len(made.remarks)) == (30_000, 30_000)
 
 
 def test_a_digest_is_of_one_tenant_of_one_deployment() -> None:

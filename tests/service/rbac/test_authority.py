@@ -1,9 +1,8 @@
 """A121: nobody hands out what he does not hold, and the last administrator stays, however many try at once."""
 
 import asyncio
-import time
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -230,21 +229,20 @@ async def test_a_denial_that_is_not_his_or_not_of_what_mends_or_over_leaves_an_a
     await tenant.unbind(await admin_binding(tenant))
 
 
-async def test_of_many_administrators_and_many_who_are_denied_one_is_unbound_at_once(rbac: Rbac, tenant: Tenant) -> None:
-    """All changes of the tenant wait meanwhile. To compare each with each took two times three seconds."""
+async def test_of_many_administrators_and_many_who_are_denied_one_can_be_unbound(rbac: Rbac, tenant: Tenant) -> None:
+    """To compare each with each takes longer than a statement may, and then nobody can be."""
     made = (
         "INSERT INTO rbac.role_binding (tenant_id, id, subject_type, subject_id, role_id, resource, effect, create_time)"
         " SELECT $1, gen_random_uuid(), 1, gen_random_uuid(), $2, '', $3, now() FROM generate_series(1, $4::int)"
     )
     role = await admin_role(tenant)
     await rbac.sql(made, tenant.id, role, 1, 3_000)
-    await rbac.sql(made, tenant.id, role, 2, 10_000)
+    await rbac.sql(made, tenant.id, role, 2, 30_000)
     binding = await tenant.bind(str(uuid4()), role)
 
-    began = time.monotonic()
     await tenant.unbind(binding)
 
-    assert time.monotonic() - began < 1.5
+    assert await rbac.sql("SELECT 1 FROM rbac.role_binding WHERE id = $1", UUID(binding)) == []
 
 
 async def test_the_last_administrator_by_group_keeps_membership_and_groups(tenant: Tenant) -> None:
