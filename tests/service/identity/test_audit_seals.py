@@ -171,11 +171,12 @@ async def test_a_long_queue_of_one_tenant_hides_no_other(stack: Stack) -> None:
     for tenant in others:
         await write(stack, tenant)
 
-    with pytest.raises(OverflowError):
-        await stack.identity.audit_seals.seal_due()
-
-    assert [await all_sealed(stack, tenant) for tenant in (bad, *others)] == [False, True, True, True]
-    await stack.sql("DELETE FROM audit_unsealed WHERE tenant_id = $1", bad)
+    try:
+        with pytest.raises(OverflowError):
+            await stack.identity.audit_seals.seal_due()
+        assert [await all_sealed(stack, tenant) for tenant in (bad, *others)] == [False, True, True, True]
+    finally:
+        await stack.sql("DELETE FROM audit_unsealed WHERE tenant_id = $1", bad)
 
 
 async def some(stack: Stack, statement: str) -> bool:
