@@ -70,11 +70,13 @@ async def sealing(stack: Stack) -> AsyncIterator[None]:
             await asyncio.sleep(0)
 
     tasks = [asyncio.create_task(go_on(at)) for at in range(2)]
-    yield
-    for task in tasks:
-        assert not task.done(), task.exception()
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        yield
+        assert not any(task.done() for task in tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_every_event_of_many_at_once_is_sealed_once(stack: Stack) -> None:

@@ -112,7 +112,7 @@ async def test_a_revocation_by_time_sees_a_refresh_that_is_just_before_it(token:
         refreshing = asyncio.create_task(refresh(token, session.refresh_token, at=1))
         await until_waits("WITH audited")
         revoking = asyncio.create_task(revoke_before(token, datetime.now(UTC) - HALF_AN_HOUR, subject=subject))
-        await until_waits("WITH ended")
+        await until_waits("WITH found")
     young = (await refreshing).tokens
     await revoking
 
