@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from services.chassis.ending import end
 from watchword.errors import WatchwordError
 
 log = structlog.get_logger()
@@ -26,7 +27,7 @@ async def tended(works: Sequence[tuple[str, Work]], *, every: float) -> AsyncIte
     try:
         yield
     finally:
-        task.cancel()
+        await end([task])
 
 
 async def _attempt(name: str, work: Work) -> None:
