@@ -31,13 +31,15 @@ class AuditSealStore:
         return TenantId(row["tenant_id"]) if row else None
 
     _LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2::text))"
-    # An event that has a seal may be in the queue after a restore; it is dropped from there, or it would stop the chain for ever.
+    # An event that has a seal may be in the queue after a restore; it is dropped from there, or it would stop the chain for ever. The array is made
+    # once, whatever the plan: the queue is empty as a rule, and Postgres plans for that when it is long. Its rows stay where they are, for only who
+    # holds the lock deletes them.
     _TAKE = f"""
         DELETE FROM suite.audit_unsealed AS u USING suite.audit_event AS e
-        WHERE u.tenant_id = $1 AND e.id = u.event_id AND e.tenant_id = u.tenant_id AND u.event_id IN (
-            SELECT w.event_id FROM suite.audit_unsealed AS w JOIN suite.audit_event AS a ON a.id = w.event_id AND a.tenant_id = w.tenant_id
+        WHERE e.id = u.event_id AND e.tenant_id = u.tenant_id AND u.ctid = ANY(ARRAY(
+            SELECT w.ctid FROM suite.audit_unsealed AS w JOIN suite.audit_event AS a ON a.id = w.event_id AND a.tenant_id = w.tenant_id
             WHERE w.tenant_id = $1 ORDER BY w.event_id LIMIT $2
-        )
+        ))
         RETURNING {EVENT}, EXISTS (SELECT FROM suite.audit_seal AS s WHERE s.event_id = e.id) AS is_sealed
     """  # noqa: S608
     _INSERT = """

@@ -173,7 +173,8 @@ _END_SESSION = "UPDATE session SET end_time = $3, end_cause = $4 WHERE tenant_id
 def _ending(of: str) -> str:
     """Return a statement that ends sessions with $2 in the column `of` that were opened before $3, at most ENDED_AT_ONCE.
 
-    It returns how many it found, some of which others may have ended just then, and which of those that it ended were used since $4.
+    It returns how many it found, some of which others may have ended just then, and which of those that it ended were used since $4. An array of
+    their ids is made once, whatever the plan: one that Postgres made while the table was small, and kept, compared each row with each.
     """
     return f"""
         WITH found AS MATERIALIZED (
@@ -182,8 +183,8 @@ def _ending(of: str) -> str:
               AND create_time < coalesce($3, 'infinity'::timestamptz)
             LIMIT {ENDED_AT_ONCE}
         ), ended AS (
-            UPDATE session AS s SET end_time = $5, end_cause = $6 FROM found WHERE s.id = found.id AND s.end_time IS NULL
-            RETURNING s.id, s.last_used_time
+            UPDATE session SET end_time = $5, end_cause = $6 WHERE id = ANY(ARRAY(SELECT id FROM found)) AND end_time IS NULL
+            RETURNING id, last_used_time
         )
         SELECT (SELECT count(*) FROM found) AS found, (SELECT array_agg(id) FROM ended WHERE last_used_time >= $4) AS used
     """  # noqa: S608

@@ -16,6 +16,7 @@ from services.chassis.audit import AuditEvent
 from services.chassis.migrate import migrate
 from services.chassis.postgres import Change
 from services.chassis.tenancy import TenantId
+from services.identity.audit_seals import BATCH, ROUNDS
 from tests.conftest import Stores, eventually
 from tests.service.identity.conftest import Stack
 from watchword.errors import DependencyUnavailable, InvalidRequest, PermissionDenied
@@ -25,6 +26,9 @@ INTACT, BROKEN = audit_pb2.AUDIT_LOG_STATE_INTACT, audit_pb2.AUDIT_LOG_STATE_BRO
 CHANGED, MISSING = audit_pb2.AUDIT_LOG_BREACH_CHANGED, audit_pb2.AUDIT_LOG_BREACH_MISSING
 REORDERED, TRUNCATED = audit_pb2.AUDIT_LOG_BREACH_REORDERED, audit_pb2.AUDIT_LOG_BREACH_TRUNCATED
 AT_ONCE = 16
+EVENTS = """
+    INSERT INTO audit_event SELECT gen_random_uuid(), $1, now(), '', '', 'success', '', '', '', '', '', '', '{}' FROM generate_series(1, $2)
+"""
 WAITING = "FROM pg_locks WHERE relation = 'suite.audit_seal'::regclass AND NOT granted"  # sessions that cannot seal now
 
 
@@ -168,8 +172,7 @@ async def test_a_long_queue_of_one_tenant_hides_no_other(stack: Stack) -> None:
     """It cannot be sealed, so it grows, and stands before all that came later."""
     bad, others = await sealed(stack, 1), [uuid4() for _ in range(3)]
     await stack.sql("UPDATE audit_seal SET sequence = 9223372036854775807 WHERE tenant_id = $1", bad)
-    event = "SELECT gen_random_uuid(), $1, now(), '', '', 'success', '', '', '', '', '', '', '{}' FROM generate_series(1, 10500)"
-    await stack.sql(f"INSERT INTO audit_event {event}", bad)
+    await stack.sql(EVENTS, bad, 10_500)
     for tenant in others:
         await write(stack, tenant)
 
@@ -179,6 +182,18 @@ async def test_a_long_queue_of_one_tenant_hides_no_other(stack: Stack) -> None:
         assert [await all_sealed(stack, tenant) for tenant in (bad, *others)] == [False, True, True, True]
     finally:
         await stack.sql("DELETE FROM audit_unsealed WHERE tenant_id = $1", bad)
+
+
+async def test_a_long_queue_is_sealed_although_postgres_took_it_for_empty(stack: Stack) -> None:
+    """It is empty as a rule when Postgres counts it. Planned for that, each row was compared with each, for longer than a statement may take."""
+    tenant = await sealed(stack, 1)
+    while await stack.identity.audit_seals.seal_due():
+        pass
+    await stack.sql("ANALYZE audit_unsealed")
+    await stack.sql(EVENTS, tenant, 12_000)
+
+    assert await stack.identity.audit_seals.seal_due() == ROUNDS * BATCH
+    assert await stack.identity.audit_seals.seal_due() == 12_000 - ROUNDS * BATCH
 
 
 async def some(stack: Stack, statement: str) -> bool:

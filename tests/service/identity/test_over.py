@@ -21,6 +21,7 @@ async def test_a_task_is_deleted_a_day_after_it_was_done(stack: Stack) -> None:
     await stack.identity.task_store.sweep()
 
     assert {row["id"] for row in await stack.sql("SELECT id FROM identity.task WHERE id = ANY($1)", [done, lately, to_do])} == {lately, to_do}
+    await stack.sql("DELETE FROM identity.task WHERE id = $1", to_do)
 
 
 async def test_a_code_is_deleted_a_day_after_its_end(stack: Stack) -> None:
