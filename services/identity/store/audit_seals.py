@@ -31,16 +31,21 @@ class AuditSealStore:
         return TenantId(row["tenant_id"]) if row else None
 
     _LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2::text))"
-    # An event that has a seal may be in the queue after a restore; it is dropped from there, or it would stop the chain for ever. The array is made
-    # once, whatever the plan: the queue is empty as a rule, and Postgres plans for that when it is long. Its rows stay where they are, for only who
-    # holds the lock deletes them.
+    # The queue is empty as a rule, and Postgres plans for that when it is long; and a plan that it has kept since the first seals reads all seals for
+    # each event. So this is planned anew, OFFSET 0 goes from the queue to the events, and an array is made once.
+    _PLAN_ANEW = "SET LOCAL plan_cache_mode = force_custom_plan"
+    # An event that has a seal may be in the queue after a restore; it is dropped from there, or it would stop the chain for ever. The queue's rows
+    # stay where they are, for only who holds the lock deletes them.
     _TAKE = f"""
-        DELETE FROM suite.audit_unsealed AS u USING suite.audit_event AS e
-        WHERE e.id = u.event_id AND e.tenant_id = u.tenant_id AND u.ctid = ANY(ARRAY(
-            SELECT w.ctid FROM suite.audit_unsealed AS w JOIN suite.audit_event AS a ON a.id = w.event_id AND a.tenant_id = w.tenant_id
-            WHERE w.tenant_id = $1 ORDER BY w.event_id LIMIT $2
-        ))
-        RETURNING {EVENT}, EXISTS (SELECT FROM suite.audit_seal AS s WHERE s.event_id = e.id) AS is_sealed
+        WITH next AS MATERIALIZED (
+            SELECT u.ctid AS place, event.* FROM suite.audit_unsealed AS u CROSS JOIN LATERAL (
+                SELECT {EVENT} FROM suite.audit_event AS e WHERE e.id = u.event_id AND e.tenant_id = u.tenant_id OFFSET 0
+            ) AS event
+            WHERE u.tenant_id = $1 ORDER BY u.event_id LIMIT $2
+        ), taken AS (
+            DELETE FROM suite.audit_unsealed WHERE ctid = ANY(ARRAY(SELECT place FROM next))
+        )
+        SELECT next.*, EXISTS (SELECT FROM suite.audit_seal AS s WHERE s.event_id = next.id) AS is_sealed FROM next
     """  # noqa: S608
     _INSERT = """
         INSERT INTO suite.audit_seal (tenant_id, sequence, event_id, hash, seal_time)
@@ -52,6 +57,7 @@ class AuditSealStore:
         async with self._database.transaction() as connection:
             if not await connection.fetchval(self._LOCK, LOCKS, str(tenant_id)):
                 return 0
+            await connection.execute(self._PLAN_ANEW)
             rows = await connection.fetch(self._TAKE, tenant_id, limit)
             events = sorted((_event(row) for row in rows if not row["is_sealed"]), key=lambda event: event.id)
             # Read after the lock is held, in a statement of its own, which sees what the instance before has committed.
