@@ -190,19 +190,24 @@ SESSIONS = """
 async def test_a_tenant_of_many_sessions_can_be_revoked_whole(token: TokenInstances) -> None:
     """The more it has, the more it matters. By one statement it took longer than a statement may, and nothing was revoked, however often.
 
-    Nor by one that Postgres has planned for a table of few sessions, as it does for good when it has seen a statement some times.
+    Nor by one that Postgres has planned for a table of few sessions: it keeps that plan once it has seen a statement some times.
     """
     tenant = uuid4()
     before = datetime.now(UTC) - timedelta(minutes=1)
     connection = await asyncpg.connect(token.database_url)
+
+    async def revoke(whole: UUID) -> None:
+        request = token_pb2.RevokeTokensRequest(tenant_id=str(whole), all_of_tenant=True)
+        request.issued_before.FromDatetime(before)
+        await token.stubs[1].RevokeTokens(request, metadata=token.identity, timeout=25)
+
     try:
-        for one in (*(uuid4() for _ in range(30)), tenant):
-            if one == tenant:
-                await connection.execute(SESSIONS, one, ENDED_AT_ONCE + 1000, timedelta(days=1))
-            await connection.execute(SESSIONS, one, 20 if one == tenant else 1, timedelta())  # used since: access tokens may be of any time
-            request = token_pb2.RevokeTokensRequest(tenant_id=str(one), all_of_tenant=True)
-            request.issued_before.FromDatetime(before)
-            await token.stubs[1].RevokeTokens(request, metadata=token.identity, timeout=25)
+        for small in (uuid4() for _ in range(30)):
+            await connection.execute(SESSIONS, small, 1, timedelta())
+            await revoke(small)
+        await connection.execute(SESSIONS, tenant, ENDED_AT_ONCE + 1000, timedelta(days=1))
+        await connection.execute(SESSIONS, tenant, 20, timedelta())  # used since: their access tokens may be of any time
+        await revoke(tenant)
 
         assert await connection.fetchval("SELECT count(*) FROM token.session WHERE tenant_id = $1 AND end_time IS NULL", tenant) == 0
         told = await connection.fetchval("SELECT count(*) FROM token.revocation WHERE tenant_id = $1 AND kind = 'session'", tenant)
