@@ -31,6 +31,7 @@ from services.chassis import crashpoint
 from services.chassis.ending import end
 from services.chassis.migrate import migrate
 from services.up.probes import grpc_serving, until_healthy
+from tests.chaos.conftest import HALF
 from tests.chaos.durable_zygote import News, Order
 from tests.conftest import ROOT, SALT, Keys, free_port, process
 from tests.service.token.fleet import Valkey
@@ -110,10 +111,14 @@ class Postgres:
 
 
 class Ports:
-    """Loopback ports, each given once, below those that the system gives to connections: one of those could be taken before it is listened on."""
+    """Loopback ports, each given once, below those that the system gives to connections: one of those could be taken before it is listened on.
+
+    Halves of a run that are side by side have ranges of their own: where both took a port, an instance would be believed healthy for the other's.
+    """
 
     def __init__(self) -> None:
-        self._numbers = count(random.randrange(10_000, 28_000))
+        first, last = {1: (10_000, 18_000), 2: (19_000, 27_000)}.get(HALF, (10_000, 27_000))
+        self._numbers = count(random.randrange(first, last))
 
     def take(self) -> int:
         """Return a port that nobody listens on."""

@@ -6,6 +6,7 @@ dies: the process, or the Postgres backend of the session that is being used.
 """
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -21,6 +22,8 @@ import msgspec
 
 from services.chassis import crashpoint
 from services.chassis.postgres import Database
+from services.identity import hashing, service
+from tests.chaos.durable_hashes import CheapPasswords, OwnHasher
 from tests.chaos.durable_sabotage import SABOTAGE
 
 SERVICES = ("identity", "token", "rbac")
@@ -113,6 +116,8 @@ def _become(order: Order) -> NoReturn:
     os.environ.update(order.environment)
     crashpoint._armed, crashpoint._die = crashpoint.read(os.environ), _strike
     _watch_sessions()
+    for module, name, cheap in ((service, "Passwords", CheapPasswords), (hashing, "Hasher", OwnHasher)):
+        setattr(module, name, cheap)
     for name in order.without:
         SABOTAGE[name]()
     try:
@@ -168,4 +173,6 @@ def _watch_sessions() -> None:
 if __name__ == "__main__":
     for each in SERVICES:
         import_module(f"services.{each}.service")
+    gc.collect()
+    gc.freeze()  # what is loaded stays: no fork needs to look through it, and copy it for that
     serve()

@@ -102,14 +102,10 @@ class World(Suite):
 
     async def renew(self, *names: str) -> None:
         """Start processes anew, and wait until all is well."""
+        await asyncio.gather(*(self.end(one.name, "TERM") for one in self.now() if one.name in names and one.pid))
         for service in ("envoy", *SERVICES):  # who is needed comes before who needs him
-            await asyncio.gather(*(self._renew(name) for name in names if name.startswith(service)))
+            await asyncio.gather(*(self.begin(name) for name in names if name.startswith(service)))
         await self.whole()
-
-    async def _renew(self, name: str) -> None:
-        if any(one.name == name and one.pid for one in self.now()):
-            await self.end(name, "TERM")
-        await self.begin(name)
 
     async def mend(self) -> None:
         """Undo whatever a row left behind that ended in the middle."""

@@ -45,25 +45,25 @@ async def _is_current(instance: Instance) -> bool:
 
 
 async def remove_a_member(tenant: Tenant, user: str) -> Removal:
-    group = await tenant.group("team")
-    await tenant.bind(group, await tenant.role("any", "doc.read"), kind=GROUP)
+    group = await tenant.group(f"team-{user}")
+    await tenant.bind(group, await tenant.role(f"any-{user}", "doc.read"), kind=GROUP)
     await tenant.join(group, user)
     return lambda: tenant.leave(group, user)
 
 
 async def remove_all_of_a_subject(tenant: Tenant, user: str) -> Removal:
-    await tenant.bind(user, await tenant.role("any", "doc.read"))
+    await tenant.bind(user, await tenant.role(f"any-{user}", "doc.read"))
     request = rbac_pb2.DeleteSubjectRequest(subject=subject(USER, user), tenant_id=tenant.id)
     return lambda: ask(tenant.instances[0].bindings.DeleteSubject, request, tenant.peer)
 
 
 async def unbind(tenant: Tenant, user: str) -> Removal:
-    binding = await tenant.bind(user, await tenant.role("any", "doc.read"))
+    binding = await tenant.bind(user, await tenant.role(f"any-{user}", "doc.read"))
     return lambda: tenant.unbind(binding)
 
 
 async def shrink_the_role(tenant: Tenant, user: str) -> Removal:
-    role = await tenant.role("any", "doc.read")
+    role = await tenant.role(f"any-{user}", "doc.read")
     await tenant.bind(user, role)
     update = rbac_pb2.UpdateRoleRequest(role_id=role)
     update.update_mask.paths.append("permissions")
@@ -73,7 +73,7 @@ async def shrink_the_role(tenant: Tenant, user: str) -> Removal:
 
 async def move_the_resource(tenant: Tenant, user: str) -> Removal:
     await tenant.place("doc/1", "folder/a")
-    await tenant.bind(user, await tenant.role("any", "doc.read"), resource="folder/a")
+    await tenant.bind(user, await tenant.role(f"any-{user}", "doc.read"), resource="folder/a")
     return lambda: tenant.place("doc/1", "folder/b")
 
 
@@ -82,21 +82,26 @@ async def test_a_repeat_without_a_request_id_is_answered_when_the_first_could_ha
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch, arrange: Callable[[Tenant, str], Awaitable[Removal]]
 ) -> None:
     """The first caller lost patience after the commit; the second finds it done. NOT_FOUND says so as OK does."""
+    for _ in range(3):
+        if await is_shown(tenant, monkeypatch, arrange):
+            return
+    pytest.fail("the change was always known without waiting: nothing is shown")
+
+
+async def is_shown(tenant: Tenant, monkeypatch: pytest.MonkeyPatch, arrange: Callable[[Tenant, str], Awaitable[Removal]]) -> bool:
+    """Return whether a late instance answered from before when the first caller gave up. Fails if it does after the second has his answer."""
     user = str(uuid4())
     take_away = await arrange(tenant, user)
     assert [await tenant.may(user, "doc.read", "doc/1", at=at) for at in (0, 1, 2)] == [True] * 3
 
-    late = tenant.instances[1]
-    async with hearing_late(late, monkeypatch):
-        position = late.coherence.position
+    async with hearing_late(tenant.instances[1], monkeypatch):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await take_away()
-        knew = not await tenant.may(user, "doc.read", "doc/1", at=1)
         # A machine so busy that the lease was lost shows nothing: who asks Postgres knows, and who loads a snapshot.
-        is_led = late.coherence.is_current and late.coherence.position == position
-        assert not knew or not is_led, "the change would be known without waiting: nothing is shown"
+        answered_from_before = await tenant.may(user, "doc.read", "doc/1", at=1)
         with suppress(NotFound):
             await take_away()
 
         assert not await tenant.may(user, "doc.read", "doc/1", at=1)
+        return answered_from_before
