@@ -1,8 +1,8 @@
 """Starts instances by forking one process that has everything imported: in milliseconds instead of seconds, so that hundreds can be killed.
 
 It reads orders from standard input, a JSON line each, and says on standard output whom it started and who has ended. When its input ends, it ends
-everybody. What runs in a fork is the service's own `main`; beside it listens a socket on which a test says where the process dies next, and what
-dies: the process, or the Postgres backend of the session that is being used.
+everybody. What runs in a fork is the service's own `main`, with hashes that cost nothing; beside it listens a socket on which a test says where the
+process dies next, and what dies: the process, or the Postgres backend of the session that is being used.
 """
 
 import asyncio
