@@ -298,7 +298,6 @@ class Suite:
             "SERVICE_PUBLIC_KEYS": self.keys.public_json,
             "JWT_ALGORITHM": "Ed25519",
             "ACCESS_TOKEN_TTL": "3600",
-            "BCRYPT_COST": "10",
             "HASH_WORKERS": "2",
             "MAIL_DIR": str(self.home / "mail"),
             "AUTH_RATE_LIMIT_ENABLED": "false",

@@ -116,8 +116,6 @@ def _become(order: Order) -> NoReturn:
     os.environ.update(order.environment)
     crashpoint._armed, crashpoint._die = crashpoint.read(os.environ), _strike
     _watch_sessions()
-    for module, name, cheap in ((service, "Passwords", CheapPasswords), (hashing, "Hasher", OwnHasher)):
-        setattr(module, name, cheap)
     for name in order.without:
         SABOTAGE[name]()
     try:
@@ -173,6 +171,8 @@ def _watch_sessions() -> None:
 if __name__ == "__main__":
     for each in SERVICES:
         import_module(f"services.{each}.service")
+    for module, name, cheap in ((service, "Passwords", CheapPasswords), (hashing, "Hasher", OwnHasher)):
+        setattr(module, name, cheap)
     gc.collect()
     gc.freeze()  # what is loaded stays: no fork needs to look through it, and copy it for that
     serve()
