@@ -21,7 +21,7 @@ async def coherent(
     settings: ChassisSettings, database: Database, replica: Replica, *, holds: Callable[[], Sequence[str]] = tuple
 ) -> AsyncIterator[Coherence]:
     """Keep `replica` coherent while inside, and make the changes of `database` known to every instance."""
-    async with Redis.open(settings, pool_size=CONNECTIONS, timeout=CALL_TIMEOUT, longest_wait=RENEW_EVERY) as redis:
+    async with Redis.open(settings, pool_size=CONNECTIONS, timeout=CALL_TIMEOUT, probe_every=RENEW_EVERY) as redis:
         outbox = Outbox(database)
         lease_log = LeaseLog(redis, f"{database.schema}:{await outbox.find_deployment()}")
         coherence = Coherence(lease_log, outbox, replica, name=settings.INSTANCE_ID, holds=holds)

@@ -78,7 +78,7 @@ async def guest_of(context: str, settings: ChassisSettings, database: Database, 
     """
     await database.require_schema(context)
     async with (
-        Redis.open(settings, pool_size=CONNECTIONS, timeout=CALL_TIMEOUT, longest_wait=RENEW_EVERY) as redis,
+        Redis.open(settings, pool_size=CONNECTIONS, timeout=CALL_TIMEOUT, probe_every=RENEW_EVERY) as redis,
         AsyncExitStack() as stack,
     ):
         book = GuestBook(database, context)

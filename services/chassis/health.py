@@ -16,6 +16,7 @@ import structlog
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
+from services.chassis.patience import patience
 from services.chassis.redis import Redis, RedisDown
 from watchword.errors import ResourceExhausted
 
@@ -125,7 +126,8 @@ async def _watch(health: Health, probe: Callable[[], Awaitable[None]]) -> None:
     last_good = -UNREADY_AFTER
     while True:
         try:
-            await asyncio.wait_for(probe(), PROBE_TIMEOUT)
+            async with patience(PROBE_TIMEOUT):
+                await probe()
             last_good = time.monotonic()
         except ResourceExhausted:
             last_good = time.monotonic()  # busy is not broken: the fleet must not leave because there is much to do

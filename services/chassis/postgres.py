@@ -25,6 +25,7 @@ from services.chassis.call import Call, Once
 from services.chassis.crashpoint import crashpoint
 from services.chassis.metrics import Histogram
 from services.chassis.migrate import latest
+from services.chassis.patience import patience
 from services.chassis.pulse import SILENCE, Pulse
 from services.chassis.sealing import Sealer, derive
 from services.chassis.settings import ChassisSettings
@@ -38,7 +39,6 @@ Connection = Any  # asyncpg.pool.PoolConnectionProxy: its methods are a Connecti
 CONNECT_TIMEOUT = 2.0  # seconds
 ACQUIRE_TIMEOUT = 1.0  # seconds; beyond it the caller is better served by a quick refusal
 STATEMENT_TIMEOUT = 5.0  # seconds
-LATE = 0.1  # seconds by which this process is late when it, and not Postgres, has no time
 BACK = 0.05  # seconds of a deadline kept for the answer's way back
 RESERVED_CONNECTIONS = 10  # left for operators and backups
 RECYCLE_AFTER = 3600.0  # seconds an idle connection lives
@@ -341,16 +341,15 @@ class Database:
     async def _ask(self, seconds: float) -> None:
         """Ask Postgres the simplest question. Raises Silent if it answers neither this nor anybody else for so long.
 
-        Raises DependencyUnavailable if a connection is broken, ResourceExhausted if none is free, much is to do, or it is we who are late.
+        Raises DependencyUnavailable if a connection is broken, ResourceExhausted if none is free or much is to do.
         """
-        is_asked, until, answered = False, time.monotonic() + seconds, self._answered
+        is_asked, answered = False, self._answered
         try:
-            async with asyncio.timeout(seconds), self.connection() as connection:
+            async with patience(seconds), self.connection() as connection:
                 is_asked = True
                 await connection.fetchval("SELECT 1")
         except TimeoutError:
-            is_late = time.monotonic() - until > LATE
-            if is_late or self._answered > answered or not (is_asked or isinstance(self._exhausted(), DependencyUnavailable)):
+            if self._answered > answered or not (is_asked or isinstance(self._exhausted(), DependencyUnavailable)):
                 raise ResourceExhausted("the database is busy; try again") from None
             raise Silent from None
 

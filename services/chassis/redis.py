@@ -2,8 +2,8 @@
 
 REDIS_URL forms: redis:// and rediss:// (single), redis+sentinel://host:port,host:port/NAME, redis+cluster://host:port,host:port.
 Calls have 100 ms, if not said otherwise. After five failures in a row the breaker opens: calls fail at once, and Redis is asked beside them, once a
-second at most, whether it is back, so that no caller waits for one that hangs. A cancelled call drops its connection, so that no reply can reach a
-stranger (CVE-2023-28858).
+second at most (or as often as is said), whether it is back, so that no caller waits for one that hangs. A cancelled call drops its connection, so
+that no reply can reach a stranger (CVE-2023-28858).
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from services.chassis.absent import absent
 from services.chassis.metrics import Histogram
+from services.chassis.patience import patience
 from services.chassis.settings import ChassisSettings
 
 with absent("opentelemetry.metrics", "opentelemetry.sdk.metrics"):  # 5 MB and 40 ms, for numbers that are counted here
@@ -52,9 +53,10 @@ class Script:
 class Redis:
     """A client that fails fast and always the same way."""
 
-    def __init__(self, client: Any, *, turns: int = 1, timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(self, client: Any, *, turns: int = 1, timeout: float = CALL_TIMEOUT, probe_every: float = PROBE_EVERY) -> None:
         self._client = client
         self._timeout = timeout
+        self._probe_every = probe_every
         self._turns = asyncio.Semaphore(turns)
         self._failures = 0
         self._present = 0
@@ -68,17 +70,17 @@ class Redis:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, settings: ChassisSettings, *, pool_size: int = 0, timeout: float = CALL_TIMEOUT, longest_wait: float = 0.0
+        cls, settings: ChassisSettings, *, pool_size: int = 0, timeout: float = CALL_TIMEOUT, probe_every: float = PROBE_EVERY
     ) -> AsyncIterator["Redis"]:
         """Make the client; connections are made when needed, so a dead Redis does not stop start-up.
 
-        pool_size     connections at most; 0 means REDIS_POOL_SIZE
-        timeout       seconds that a call may take
-        longest_wait  seconds that a blocking command may ask Redis to wait
+        pool_size    connections at most; 0 means REDIS_POOL_SIZE
+        timeout      seconds that a call may take
+        probe_every  seconds between two questions whether a Redis that is down is back
         """
         size = pool_size or settings.REDIS_POOL_SIZE
-        client = _client(settings.REDIS_URL.reveal(), size, timeout, longest_wait)
-        redis = cls(client, turns=max(1, size - 1), timeout=timeout)  # one connection is left for pings
+        client = _client(settings.REDIS_URL.reveal(), size, timeout)
+        redis = cls(client, turns=max(1, size - 1), timeout=timeout, probe_every=probe_every)  # one connection is left for pings
         try:
             yield redis
         finally:
@@ -125,11 +127,11 @@ class Redis:
         now = time.monotonic()
         if self.is_down:
             if now >= self._probe_at:
-                self._probe_at = now + PROBE_EVERY
+                self._probe_at = now + self._probe_every
                 self._probe = asyncio.create_task(self._look_again(), name="redis-probe")
             raise RedisDown
         try:
-            async with asyncio.timeout(seconds):
+            async with patience(seconds):
                 reply = await self._client.execute_command(*command)
         except NoScriptError:
             self._failures = 0  # it answers: a Redis that was restarted knows no script, and is told it next
@@ -137,7 +139,7 @@ class Redis:
         except FAULTS as error:
             self._failures += 1
             self.failures += 1
-            self._probe_at = now + PROBE_EVERY
+            self._probe_at = now + self._probe_every
             raise RedisDown from error
         self._failures = 0
         self.taken.note(time.monotonic() - now)
@@ -150,17 +152,17 @@ class Redis:
     async def ping(self) -> None:
         """Ask Redis whether it is there, breaker or not. Raises RedisDown."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with patience(self._timeout):
                 await self._client.execute_command("PING")
         except FAULTS as error:
             raise RedisDown from error
         self._failures = 0
 
 
-def _client(url: str, pool_size: int, timeout: float, longest_wait: float) -> Any:
+def _client(url: str, pool_size: int, timeout: float) -> Any:
     options: dict[str, Any] = {
-        "socket_timeout": timeout + longest_wait,
-        "socket_connect_timeout": timeout,
+        "socket_timeout": None,  # whoever calls is patient for so long, and no longer
+        "socket_connect_timeout": None,
         "retry": Retry(NoBackoff(), 0),
         "decode_responses": True,
         "protocol": 2,
@@ -169,7 +171,9 @@ def _client(url: str, pool_size: int, timeout: float, longest_wait: float) -> An
     if parts.scheme == "redis+sentinel":
         credentials = {"username": unquote(parts.username or "") or None, "password": unquote(parts.password or "") or None}
         make: Any = Sentinel  # redis-py leaves it untyped
-        sentinel = make(_hosts(parts.netloc, 26379), **options)
+        # One that hangs leaves time to ask the next.
+        each = {"socket_timeout": timeout / 4, "socket_connect_timeout": timeout / 4, "retry": options["retry"]}
+        sentinel = make(_hosts(parts.netloc, 26379), sentinel_kwargs=each, **options)
         return sentinel.master_for(parts.path.strip("/") or "mymaster", max_connections=pool_size, **credentials, **options)
     if parts.scheme == "redis+cluster":
         from redis.asyncio.cluster import ClusterNode, RedisCluster  # noqa: PLC0415  (40 ms that single instances need not pay)

@@ -24,7 +24,7 @@ from tests.suite.conftest import Person
 async def client_behind(stack: World, wire: FaultProxy) -> AsyncIterator[Redis]:
     """A client of the services' own kind, behind a wire."""
     url = stack.endpoints.redis_url.replace(f":{urlsplit(stack.endpoints.redis_url).port}/", f":{wire.port}/")
-    client = chassis_redis._client(url, 8, chassis_redis.CALL_TIMEOUT, 0.0)
+    client = chassis_redis._client(url, 8, chassis_redis.CALL_TIMEOUT)
     try:
         yield Redis(client, turns=7)
     finally:

@@ -181,11 +181,11 @@ def without_breaker() -> None:
     """Whoever asks Redis waits for it."""
     made, client = chassis_redis.Redis.__init__, chassis_redis._client
 
-    def init(self: Any, made_of: Any, *, turns: int = 1, timeout: float = 0.0) -> None:
-        made(self, made_of, turns=turns, timeout=10.0)
+    def init(self: Any, made_of: Any, **known: Any) -> None:
+        made(self, made_of, **{**known, "timeout": 10.0})
 
     put(chassis_redis.Redis, "__init__", init)
-    put(chassis_redis, "_client", lambda url, size, _timeout, longest_wait: client(url, size, 10.0, longest_wait))
+    put(chassis_redis, "_client", lambda url, size, _timeout: client(url, size, 10.0))
     put(chassis_redis, "FAILURES_TO_OPEN", NEVER)
 
 

@@ -1,5 +1,6 @@
 """The chassis on real stores: a context's database, and Redis."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from uuid import uuid4
 
@@ -21,6 +22,13 @@ def call_by(caller_id: str = "identity", *, request_id: str = "", method: str = 
 
     once = Once(UUID(request_id), method, request) if request_id else None
     return Call(method, Caller(CallerKind.SERVICE, caller_id), request_id=str(uuid4()), address="192.0.2.1", once=once)
+
+
+def hold_the_loop(seconds: float) -> None:
+    """Let nothing else of this process run, as one that is busy or stands still does not."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        pass
 
 
 @pytest.fixture(scope="session")

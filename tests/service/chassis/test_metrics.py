@@ -372,7 +372,7 @@ async def test_the_pools_tell_how_they_are_used(database: Database, redis: Redis
 
 
 async def test_a_redis_with_every_connection_in_use_tells_who_waits(configure: Configure) -> None:
-    async with Redis.open(configure(), pool_size=2, longest_wait=1.0) as redis:
+    async with Redis.open(configure(), pool_size=2) as redis:
         blocked = [asyncio.create_task(redis.call("BLPOP", "nothing-is-here", 0.2, wait=1.0)) for _ in range(3)]
         await asyncio.sleep(0)
         in_use, waiting = redis.in_use, redis.waiting

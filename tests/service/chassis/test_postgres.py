@@ -14,9 +14,10 @@ from services.chassis.audit import AuditEvent
 from services.chassis.call import Call
 from services.chassis.migrate import ROLES, migrate
 from services.chassis.postgres import Change, Database, PoolTooLarge, SchemaBehind, bump
+from services.chassis.pulse import SILENCE
 from services.chassis.tenancy import DEFAULT_TENANT
 from tests.conftest import Stores, eventually, free_port
-from tests.service.chassis.conftest import Configure, call_by
+from tests.service.chassis.conftest import Configure, call_by, hold_the_loop
 from tests.service.chassis.fault_proxy import FaultProxy
 from watchword.errors import DependencyUnavailable, ResourceExhausted
 
@@ -306,6 +307,17 @@ async def test_a_probe_finds_out_a_postgres_that_hangs_and_a_pool_that_is_full(c
         proxy.freeze()
         with pytest.raises(DependencyUnavailable):
             await asyncio.wait_for(opened.ping(), 1)
+
+
+async def test_a_process_that_stood_still_does_not_take_postgres_for_hanging(database: Database) -> None:
+    """Its answer has arrived meanwhile."""
+    await database.ping()
+
+    asking = asyncio.create_task(database.ping())
+    await asyncio.sleep(0)
+    hold_the_loop(2 * SILENCE)
+
+    await asking
 
 
 async def test_a_change_that_takes_long_is_no_postgres_that_hangs(configure: Configure) -> None:

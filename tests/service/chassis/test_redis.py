@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from services.chassis.redis import FAILURES_TO_OPEN, Redis, RedisDown, Script
+from services.chassis.redis import FAILURES_TO_OPEN, PROBE_EVERY, Redis, RedisDown, Script
 from tests.conftest import Stores, eventually, free_port
-from tests.service.chassis.conftest import Configure
+from tests.service.chassis.conftest import Configure, hold_the_loop
 from tests.service.chassis.fault_proxy import FaultProxy
 
 
@@ -73,6 +73,19 @@ async def test_a_silent_redis_is_given_up_after_a_tenth_of_a_second(behind: Redi
     assert time.monotonic() - began < 0.6  # a busy machine is given some
 
 
+async def test_an_answer_that_came_while_nobody_looked_is_one(redis: Redis) -> None:
+    """Redis is not down because this process was busy, or stood still, for longer than a call may take."""
+    await redis.call("PING")
+
+    for block in (0.2, 1.0):  # seconds
+        asking = [asyncio.create_task(redis.call("ECHO", number)) for number in range(3)]
+        await asyncio.sleep(0)
+        hold_the_loop(block)
+        assert await asyncio.gather(*asking) == ["0", "1", "2"]
+
+    assert redis.failures == 0
+
+
 async def test_the_breaker_closes_again_by_itself(behind: Redis, proxy: FaultProxy) -> None:
     """Once a second it is asked whether it is back; when it answers, all are let through."""
     await proxy.cut()
@@ -86,6 +99,25 @@ async def test_the_breaker_closes_again_by_itself(behind: Redis, proxy: FaultPro
 
     await eventually(recovered, within=1.5)
     assert await behind.call("ECHO", "x") == "x"
+
+
+async def test_who_cannot_wait_a_second_asks_more_often(configure: Configure, stores: Stores, proxy: FaultProxy) -> None:
+    """A lease is over by then."""
+    url = stores.redis.replace(f":{urlsplit(stores.redis).port}/", f":{proxy.port}/")
+    async with Redis.open(configure(REDIS_URL=url), probe_every=0.05) as impatient:
+        await proxy.cut()
+        await exhaust(impatient)
+        began = time.monotonic()
+        await proxy.restore()
+
+        async def recovered() -> bool:
+            with contextlib.suppress(RedisDown):
+                await impatient.call("PING")
+            return not impatient.is_down
+
+        await eventually(recovered)
+
+    assert time.monotonic() - began < PROBE_EVERY
 
 
 async def test_a_redis_that_was_restarted_is_told_its_scripts_again(behind: Redis, proxy: FaultProxy) -> None:

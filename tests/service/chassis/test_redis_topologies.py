@@ -1,6 +1,7 @@
 """REDIS_URL in its three forms, each against real servers: a single one, a Sentinel with its primary, and a cluster."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,6 +108,15 @@ async def test_a_primary_found_through_sentinel(sentinel: tuple[str, int], servi
         await redis.ping()
         assert [wait > 0 for wait in await spend(redis, "topology:sentinel")] == [False, False, False, True]
     assert int(await answers(primary, "EXISTS", "topology:sentinel")) == 1
+
+
+async def test_a_sentinel_that_hangs_does_not_hide_the_others(sentinel: tuple[str, int], service_keys: Keys) -> None:
+    """It accepts, and does not answer; no call may be lost for it, for each new connection asks anew."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        url = sentinel[0].replace("://", f"://127.0.0.1:{hung.getsockname()[1]},", 1)
+        async with Redis.open(settings(service_keys, url)) as redis:
+            assert [wait > 0 for wait in await spend(redis, "topology:sentinel:hung")] == [False, False, False, True]
+            assert redis.failures == 0
 
 
 async def test_a_cluster(cluster: str, service_keys: Keys) -> None:

@@ -16,10 +16,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.chassis.health import UNREADY_AFTER, Health, watched
+from services.chassis.health import PROBE_TIMEOUT, UNREADY_AFTER, Health, watched
 from services.chassis.postgres import Database
 from tests.conftest import SALT, Keys, Stores, eventually, free_port, instance, serving
-from tests.service.chassis.conftest import Configure
+from tests.service.chassis.conftest import Configure, hold_the_loop
 from tests.service.chassis.fault_proxy import FaultProxy
 from tests.service.chassis.test_postgres import proxied, through
 from watchword import status
@@ -372,3 +372,31 @@ async def test_a_probe_that_finds_much_to_do_is_answered(failure: type[Exception
         await eventually(is_asked_often, within=5)
         answer = await health.Check(health_pb2.HealthCheckRequest(service=TOKEN), None)  # type: ignore[arg-type]
     assert answer.status == expected
+
+
+async def test_an_instance_that_stood_still_does_not_leave_when_it_wakes(configure: Configure) -> None:
+    """The answer to its probe has arrived meanwhile. If a whole machine stood still, all its instances would leave at once."""
+    health, readiness = Health([TOKEN]), list[bool]()
+    set_ready = health.set_ready
+
+    async def note(ready: bool) -> None:
+        readiness.append(ready)
+        await set_ready(ready)
+
+    health.set_ready = note  # type: ignore[method-assign]
+    async with Database.open(configure(), "token") as database:
+
+        async def probe() -> None:
+            answer = asyncio.create_task(database.fetch("SELECT pg_sleep(0.2)"))
+            await asyncio.sleep(0.1)  # it is asked
+            hold_the_loop(PROBE_TIMEOUT + 0.5)
+            await answer
+
+        async with watched(health, probe):
+
+            async def is_told_twice() -> bool:
+                return len(readiness) >= 2
+
+            await eventually(is_told_twice, within=15)
+
+    assert set(readiness) == {True}

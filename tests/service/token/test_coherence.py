@@ -366,13 +366,18 @@ async def test_nothing_is_loaded_where_no_lease_can_be_had(
         stack.enter_context(process(valkey, log=tmp_path / "valkey.log"))
         redis: Any = await stack.enter_async_context(aioredis.Redis.from_url(url))
 
-        async def refused() -> bool:
-            return int((await redis.info("errorstats")).get(f"errorstat_{refusal}", {"count": 0})["count"]) > 10
+        async def refusals() -> int:
+            return int((await redis.info("errorstats")).get(f"errorstat_{refusal}", {"count": 0})["count"])
+
+        async def refused_again() -> bool:
+            return await refusals() > before + 10
 
         one = await stack.enter_async_context(member(stores, service_keys, redis_url=url))
         await eventually(one.is_current)
         await redis.execute_command(*breaks)
-        await eventually(refused, within=20)
+        await eventually(lambda: _not(one.is_current))
+        before = await refusals()
+        await eventually(refused_again, within=20)
 
         assert one.memory.loads == 1
         assert not one.coherence.is_current

@@ -218,6 +218,32 @@ async def test_an_instance_that_hung_is_right_from_its_first_answer(fleet: Fleet
     assert await late == "REVOKED"
 
 
+@pytest.mark.parametrize("is_moved", [False, True], ids=["there", "elsewhere"])
+async def test_a_machine_that_stood_still_forgets_nothing(fleet: Fleet, is_moved: bool) -> None:
+    """All slept through their leases; if it was moved, their connections are broken. With Postgres gone only memory can answer afterwards."""
+    good, bad = await fleet.issue(), await fleet.issue()
+    await fleet.revoke(bad)
+    for member in fleet.members:
+        await member.postgres.cut()
+
+    async def is_remembered() -> bool:
+        answers = await fleet.verify_all(bad.access_token)
+        assert "VALID" not in answers
+        return [*answers, *await fleet.verify_all(good.access_token)] == ["REVOKED"] * COUNT + ["VALID"] * COUNT
+
+    for _ in range(3):
+        assert await is_remembered()
+        for member in fleet.members:
+            member.pause()
+        await asyncio.sleep(1.5 * LEASE)  # a host that gives its time to others
+        for member in fleet.members:
+            if is_moved:
+                await member.redis.cut()
+                await member.redis.restore()
+            member.resume()
+        await eventually(is_remembered)
+
+
 async def test_an_instance_that_was_killed_is_waited_for_once(fleet: Fleet) -> None:
     """Until its lease is over, which nothing but time can say. Another in its place is right from its first answer."""
     tokens = [await fleet.issue() for _ in range(2)]
