@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 PARTS = 4  # into which a wait is cut: standing still costs no more of it than one
+LAST_LOOK = 0.005  # seconds after the last part, in which the loop finds what has arrived and whoever waits for it takes it
 
 
 @asynccontextmanager
@@ -22,7 +23,7 @@ async def patience(seconds: float) -> AsyncIterator[None]:
         if part < PARTS:
             next_part = loop.call_later(seconds / PARTS, begin, part + 1)
         else:
-            waiting.reschedule(loop.time())  # in the loop's next turn: after those whose answers this one has found
+            waiting.reschedule(loop.time() + LAST_LOOK)
 
     async with asyncio.timeout(None) as waiting:
         begin(0)
