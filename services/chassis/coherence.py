@@ -114,6 +114,16 @@ class Coherence:
         """Whether memory holds every change that was acknowledged before this instant."""
         return now() < self._trusted_until
 
+    async def require(self, ping: Callable[[], Awaitable[None]]) -> None:
+        """Raise what `ping` raises if Postgres does not answer, unless memory does by then: a lease may come back while Postgres hangs."""
+        if self.is_current:
+            return
+        try:
+            await ping()
+        except WatchwordError:
+            if not self.is_current:
+                raise
+
     @property
     def position(self) -> tuple[str, int]:
         """The epoch, and the number of the last change of it that is in memory."""

@@ -6,6 +6,7 @@ NOT_SERVING tells the drain that the balancer has seen it.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -123,15 +124,17 @@ async def _watch_redis(health: Health, redis: Redis) -> None:
 
 
 async def _watch(health: Health, probe: Callable[[], Awaitable[None]]) -> None:
-    last_good = -UNREADY_AFTER
+    good, failing_since = math.inf, -math.inf
     while True:
+        began = time.monotonic()
         try:
             async with patience(PROBE_TIMEOUT):
                 await probe()
-            last_good = time.monotonic()
+            failing_since = good
         except ResourceExhausted:
-            last_good = time.monotonic()  # busy is not broken: the fleet must not leave because there is much to do
+            failing_since = good  # busy is not broken: the fleet must not leave because there is much to do
         except Exception as error:  # any other failure of the probe is the same fact
             log.warning("probe_failed", cause=type(error).__name__)
-        await health.set_ready(time.monotonic() - last_good < UNREADY_AFTER)
+            failing_since = min(failing_since, began - PROBE_EVERY)  # when it was good last, unless this process stood still since
+        await health.set_ready(time.monotonic() - failing_since < UNREADY_AFTER)
         await asyncio.sleep(PROBE_EVERY)

@@ -152,8 +152,7 @@ async def main() -> None:
 
             async def probe() -> None:
                 skew.require()
-                if not coherence.is_current:
-                    await decides.store.ping()
+                await coherence.require(decides.store.ping)
 
             store = decides.store
             works = [("requests", database.forget_requests), ("changes", store.forget_changes), ("bindings", store.forget_bindings)]

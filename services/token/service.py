@@ -130,8 +130,7 @@ async def main() -> None:
             async def probe() -> None:
                 """Raise while this instance could not say whether a token is revoked, or expired."""
                 skew.require()
-                if not coherence.is_current:
-                    await database.ping()
+                await coherence.require(database.ping)
 
             async def forget() -> None:
                 """Forget in memory what has expired, by the earlier of two clocks, for one that was fast may be set back."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from services.chassis.coherence import Coherence
 from services.chassis.health import PROBE_TIMEOUT, UNREADY_AFTER, Health, watched
 from services.chassis.postgres import Database
 from tests.conftest import SALT, Keys, Stores, eventually, free_port, instance, serving
@@ -23,7 +25,7 @@ from tests.service.chassis.conftest import Configure, hold_the_loop
 from tests.service.chassis.fault_proxy import FaultProxy
 from tests.service.chassis.test_postgres import proxied, through
 from watchword import status
-from watchword.errors import ResourceExhausted, ShuttingDown
+from watchword.errors import DependencyUnavailable, ResourceExhausted, ShuttingDown
 from watchword.token.v1 import token_pb2, token_pb2_grpc
 
 TOKEN, KEY = "watchword.token.v1.TokenService", "watchword.token.v1.KeyService"
@@ -374,8 +376,8 @@ async def test_a_probe_that_finds_much_to_do_is_answered(failure: type[Exception
     assert answer.status == expected
 
 
-async def test_an_instance_that_stood_still_does_not_leave_when_it_wakes(configure: Configure) -> None:
-    """The answer to its probe has arrived meanwhile. If a whole machine stood still, all its instances would leave at once."""
+async def told(probe: Callable[[], Awaitable[None]], times: int) -> set[bool]:
+    """Return what an instance said of its readiness, so many times."""
     health, readiness = Health([TOKEN]), list[bool]()
     set_ready = health.set_ready
 
@@ -384,6 +386,17 @@ async def test_an_instance_that_stood_still_does_not_leave_when_it_wakes(configu
         await set_ready(ready)
 
     health.set_ready = note  # type: ignore[method-assign]
+    async with watched(health, probe):
+
+        async def is_told() -> bool:
+            return len(readiness) >= times
+
+        await eventually(is_told, within=15)
+    return set(readiness)
+
+
+async def test_an_instance_that_stood_still_does_not_leave_when_it_wakes(configure: Configure) -> None:
+    """The answer to its probe has arrived meanwhile. If a whole machine stood still, all its instances would leave at once."""
     async with Database.open(configure(), "token") as database:
 
         async def probe() -> None:
@@ -392,11 +405,36 @@ async def test_an_instance_that_stood_still_does_not_leave_when_it_wakes(configu
             hold_the_loop(PROBE_TIMEOUT + 0.5)
             await answer
 
-        async with watched(health, probe):
+        assert await told(probe, 2) == {True}
 
-            async def is_told_twice() -> bool:
-                return len(readiness) >= 2
 
-            await eventually(is_told_twice, within=15)
+async def test_a_probe_that_fails_after_a_standstill_has_failed_once() -> None:
+    """Its lease is not back yet, and Postgres is away: that is no longer so than for who did not stand still."""
+    asked = 0
 
-    assert set(readiness) == {True}
+    async def probe() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            asyncio.get_running_loop().call_later(0.1, hold_the_loop, 2 * UNREADY_AFTER)
+        if asked == 2:
+            raise DependencyUnavailable
+
+    assert await told(probe, 3) == {True}
+
+
+async def test_a_lease_that_comes_back_while_postgres_hangs_counts() -> None:
+    anything: Any = None
+    coherence = Coherence(anything, anything, anything, name="token-1")
+
+    async def ping() -> None:
+        raise DependencyUnavailable
+
+    async def ping_meanwhile() -> None:
+        coherence._trusted_until = math.inf
+        raise DependencyUnavailable
+
+    with pytest.raises(DependencyUnavailable):
+        await coherence.require(ping)
+    await coherence.require(ping_meanwhile)
+    await coherence.require(ping)

@@ -218,13 +218,17 @@ async def test_an_instance_that_hung_is_right_from_its_first_answer(fleet: Fleet
     assert await late == "REVOKED"
 
 
+@pytest.mark.parametrize("hangs", [False, True], ids=["gone", "hangs"])
 @pytest.mark.parametrize("is_moved", [False, True], ids=["there", "elsewhere"])
-async def test_a_machine_that_stood_still_forgets_nothing(fleet: Fleet, is_moved: bool) -> None:
-    """All slept through their leases; if it was moved, their connections are broken. With Postgres gone only memory can answer afterwards."""
+async def test_a_machine_that_stood_still_forgets_nothing(fleet: Fleet, is_moved: bool, hangs: bool) -> None:
+    """All slept through their leases; if it was moved, their connections are broken. Without Postgres only memory can answer afterwards."""
     good, bad = await fleet.issue(), await fleet.issue()
     await fleet.revoke(bad)
     for member in fleet.members:
-        await member.postgres.cut()
+        if hangs:
+            member.postgres.freeze()
+        else:
+            await member.postgres.cut()
 
     async def is_remembered() -> bool:
         answers = await fleet.verify_all(bad.access_token)
