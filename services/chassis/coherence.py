@@ -11,6 +11,7 @@ Postgres's in outbox.py. The protocol and its model: docs/decisions/0008, tests/
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ LEASE = 1.0  # seconds
 MARGIN = 0.1  # seconds of the lease that its holder does without, for clocks that run at different speeds
 RENEW_EVERY = 0.2  # seconds
 RETRY_EVERY = 0.05  # seconds
-TRIES = 3  # in vain, one after the other, before a lease that is over is given up
+GIVE_UP_AFTER = 0.5  # seconds without Redis, before a lease that is over is given up; while one lives they have passed when it ends
 MOST_LEFT_OVER = LOG_LENGTH // 5  # changes that each instance that joins puts into the log
 REGISTER_EVERY = 1.0  # seconds
 # How long an instance that Postgres has not heard of goes on believing its memory. It bounds how long a dead one can matter to writers without Redis.
@@ -198,19 +199,19 @@ class Coherence:
     async def _stay(self) -> None:
         """Follow the log. Raises Lapsed once the lease is lost, and not before: a Redis that hiccups costs nothing.
 
-        A lease that nobody took away is renewed late, too: so one who stood still has a few tries before all that it remembers is given up.
+        A lease that nobody took away is renewed late, too: so one who stood still has half a second before all that it remembers is given up.
         """
-        failures = 0
+        failing_since = math.inf
         while self._is_known:
             try:
-                await self._catch_up(wait=0.0 if failures else RENEW_EVERY)  # what is left of a lease is for renewing it
+                await self._catch_up(wait=RENEW_EVERY if failing_since == math.inf else 0.0)  # what is left of a lease is for renewing it
                 if await self._renew() is Grant.REFUSED:
                     raise Lapsed
                 await self._expel_the_dead()
-                failures = 0
+                failing_since = math.inf
             except RedisDown:
-                failures += 1
-                if failures >= TRIES and not self.is_current:
+                failing_since = min(failing_since, now())
+                if now() - failing_since >= GIVE_UP_AFTER and not self.is_current:
                     raise Lapsed from None
                 await asyncio.sleep(RETRY_EVERY)
         raise Lapsed  # writers without Redis did not wait for this instance any more

@@ -14,7 +14,7 @@ LAST_LOOK = 0.005  # seconds after the last part, in which the loop finds what h
 
 @asynccontextmanager
 async def patience(seconds: float) -> AsyncIterator[None]:
-    """Wait for an answer inside. Raises TimeoutError after `seconds` in which the loop ran, and never before it has looked at what has arrived."""
+    """Wait for an answer inside. Raises TimeoutError after `seconds`, of which a standstill counts one part at most, after a last look."""
     loop = asyncio.get_running_loop()
     next_part: asyncio.TimerHandle
 
@@ -23,7 +23,7 @@ async def patience(seconds: float) -> AsyncIterator[None]:
         if part < PARTS:
             next_part = loop.call_later(seconds / PARTS, begin, part + 1)
         else:
-            waiting.reschedule(loop.time() + LAST_LOOK)
+            next_part = loop.call_later(LAST_LOOK, lambda: waiting.reschedule(loop.time()))  # its turn comes after those of what arrived
 
     async with asyncio.timeout(None) as waiting:
         begin(0)

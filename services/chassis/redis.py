@@ -2,8 +2,8 @@
 
 REDIS_URL forms: redis:// and rediss:// (single), redis+sentinel://host:port,host:port/NAME, redis+cluster://host:port,host:port.
 Calls have 100 ms, if not said otherwise. After five failures in a row the breaker opens: calls fail at once, and Redis is asked beside them, once a
-second at most (or as often as is said), whether it is back, so that no caller waits for one that hangs. A cancelled call drops its connection, so
-that no reply can reach a stranger (CVE-2023-28858).
+second at most, or every `probe_every` seconds, whether it is back, so that no caller waits for one that hangs. A cancelled call drops its connection,
+so that no reply can reach a stranger (CVE-2023-28858).
 """
 
 import asyncio
@@ -31,7 +31,21 @@ with absent("opentelemetry.metrics", "opentelemetry.sdk.metrics"):  # 5 MB and 4
 CALL_TIMEOUT = 0.1  # seconds
 FAILURES_TO_OPEN = 5
 PROBE_EVERY = 1.0  # seconds
+SENTINELS = 4  # into how many parts a call's time is cut for asking them
 FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError)  # redis-py does not count the second among the first
+
+
+class OneAtATime(Sentinel):
+    """Sentinel, asked once at a time: redis-py swaps the one that answered with the first, and of two that do so at once one is lost for good."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        self._asking = asyncio.Lock()
+
+    async def discover_master(self, service_name: str) -> Any:
+        """Return host and port of the primary."""
+        async with self._asking:
+            return await super().discover_master(service_name)  # type: ignore[no-untyped-call]
 
 
 class RedisDown(Exception):
@@ -86,7 +100,9 @@ class Redis:
         finally:
             if redis._probe is not None:
                 redis._probe.cancel()
-            await client.aclose()
+            with contextlib.suppress(*FAULTS):  # by TLS, a silent one would not let go for half a minute
+                async with patience(timeout):
+                    await client.aclose()
 
     @property
     def in_use(self) -> int:
@@ -170,9 +186,9 @@ def _client(url: str, pool_size: int, timeout: float) -> Any:
     parts = urlsplit(url)
     if parts.scheme == "redis+sentinel":
         credentials = {"username": unquote(parts.username or "") or None, "password": unquote(parts.password or "") or None}
-        make: Any = Sentinel  # redis-py leaves it untyped
-        # One that hangs leaves time to ask the next.
-        each = {"socket_timeout": timeout / 4, "socket_connect_timeout": timeout / 4, "retry": options["retry"]}
+        make: Any = OneAtATime
+        share = timeout / SENTINELS  # one that hangs leaves time to ask the next
+        each = {"socket_timeout": share, "socket_connect_timeout": share, "retry": options["retry"], "protocol": 2}
         sentinel = make(_hosts(parts.netloc, 26379), sentinel_kwargs=each, **options)
         return sentinel.master_for(parts.path.strip("/") or "mymaster", max_connections=pool_size, **credentials, **options)
     if parts.scheme == "redis+cluster":

@@ -17,9 +17,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.chassis.coherence import Coherence
+from services.chassis.coherence import Coherence, Lapsed
 from services.chassis.health import PROBE_TIMEOUT, UNREADY_AFTER, Health, watched
+from services.chassis.lease_log import Entry, Grant, Lease, Standing
 from services.chassis.postgres import Database
+from services.chassis.redis import RedisDown
 from tests.conftest import SALT, Keys, Stores, eventually, free_port, instance, serving
 from tests.service.chassis.conftest import Configure, hold_the_loop
 from tests.service.chassis.fault_proxy import FaultProxy
@@ -424,6 +426,7 @@ async def test_a_probe_that_fails_after_a_standstill_has_failed_once() -> None:
 
 
 async def test_a_lease_that_comes_back_while_postgres_hangs_counts() -> None:
+    """Whoever asked Postgres before it was back hears after it that Postgres hangs."""
     anything: Any = None
     coherence = Coherence(anything, anything, anything, name="token-1")
 
@@ -438,3 +441,41 @@ async def test_a_lease_that_comes_back_while_postgres_hangs_counts() -> None:
         await coherence.require(ping)
     await coherence.require(ping_meanwhile)
     await coherence.require(ping)
+
+
+class Refusing:
+    """A log in a Redis that refuses so many calls."""
+
+    def __init__(self, times: int) -> None:
+        self._left = times
+
+    async def read(self, after: int, *, wait: float) -> list[Entry]:
+        if self._left:
+            self._left -= 1
+            raise RedisDown
+        await asyncio.sleep(wait)
+        return []
+
+    async def renew(self, instance: str, epoch: str, applied: int) -> Standing:
+        return Standing(Grant.BELIEVED, epoch, applied, {instance: Lease("1", applied)})
+
+
+@pytest.mark.parametrize(("refusals", "ends"), [(6, "current"), (100, "lapsed")])
+async def test_a_lease_that_is_over_is_given_up_after_half_a_second_without_redis(refusals: int, ends: str) -> None:
+    """A machine that was moved has no network at first."""
+    anything: Any = None
+    log: Any = Refusing(refusals)
+    coherence = Coherence(log, anything, anything, name="token-1")
+    coherence._known_until = math.inf
+    staying = asyncio.create_task(coherence._stay())
+
+    async def is_decided() -> bool:
+        return coherence.is_current or staying.done()
+
+    await eventually(is_decided)
+    if ends == "current":
+        assert coherence.is_current
+        staying.cancel()
+    else:
+        with pytest.raises(Lapsed):
+            await staying
