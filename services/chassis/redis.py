@@ -45,7 +45,7 @@ class OneAtATime(Sentinel):
     async def discover_master(self, service_name: str) -> Any:
         """Return host and port of the primary."""
         async with self._asking:
-            return await super().discover_master(service_name)  # type: ignore[no-untyped-call]
+            return await super().discover_master(service_name)
 
 
 class RedisDown(Exception):
